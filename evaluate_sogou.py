@@ -1,0 +1,323 @@
+"""The official score of SogouQA: Accuracy, F1 and their mean, Final.
+
+    python evaluate_sogou.py PREDICTIONS [OUTPUT] [--answers FILE]     against the official answers
+    python evaluate_sogou.py PREDICTIONS [OUTPUT] --dataset FILE.json  against the passages' own answers
+
+PREDICTIONS has one `id<TAB>answer` a line. OUTPUT, if given, gets seven columns: id, answer, 1 or 0, F1,
+precision, recall, the variant that gave the best F1. The last line of standard output is one JSON object.
+
+The rules are those of the evaluation tool that Sogou published with the data, to the last bit, although
+that tool is Python 2: text is Unicode here and bytes there, so only ASCII counts as white space and as case.
+"""
+
+import argparse
+import collections
+import json
+import os
+import sys
+import typing
+
+# The official list of punctuation, 128 characters; in a comparison each counts as a space.
+PUNCTUATION = (
+    '`^~<=>|_-,;:!?/.\'"()[]{}@$*\\&#%+\x7f'
+    '…‰※•—‖‘’“”№←↑→↓∴∨∵∶∩∈∑√∞≯≡≮≤≥≈≌⊥⊙⌒□◆◇◎●★☆♀♂¨°·§¤±'
+    '\u3000、。〃々〈〉《》「」『』【】〓〔〕〖〗÷×′▲″△∠≠■ˇˉ￣￥＿！＄（），．：；？～﹑￠'
+)
+ASCII_WHITE_SPACE = ' \t\n\r\v\f'
+OFFICIAL_ANSWERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'data', 'qid_answer_expand')
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that names the place and the cure."""
+
+
+class Reference(typing.NamedTuple):
+    """What counts as right for one question: the standard answer and all accepted variants, in file order."""
+
+    answer: str
+    variants: tuple
+
+
+class Score(typing.NamedTuple):
+    """The official verdict on one answer; `variant` is the one of the best F1, or None."""
+
+    correct: bool
+    f1: float
+    precision: float
+    recall: float
+    variant: str | None
+
+
+# ------------------------------------------------------------------------------------------- the score
+
+
+def _half_width(character):
+    code = ord(character)
+    if code == 0x3000:
+        return ' '
+    return chr(code - 0xFEE0) if 0xFF01 <= code <= 0xFF5E else character
+
+
+def _ascii_lower(character):
+    return character.lower() if character.isascii() else character
+
+
+def _blank(character):
+    return ' ' if character in PUNCTUATION else character
+
+
+def _normal(character):
+    character = _blank(_ascii_lower(_half_width(character)))
+    return '' if character in ASCII_WHITE_SPACE else character
+
+
+# Every rule works on single characters, so each chain of rules is one translation table.
+_AFFECTED = {*PUNCTUATION, *map(chr, range(0x80)), *map(chr, range(0xFF01, 0xFF5F))}
+_LOWER_BLANK = {ord(character): _ascii_lower(_blank(character)) for character in _AFFECTED}
+_NORMAL = {ord(character): _normal(character) for character in _AFFECTED}
+
+
+def norm(text):
+    """Return `text` half-width, lower-cased (ASCII only), without punctuation and ASCII white space."""
+    return text.translate(_NORMAL)
+
+
+def parts(text):
+    """Return the set of the normal forms of the parts of a list, whatever punctuation joins them."""
+    return {norm(part) for part in text.translate(_LOWER_BLANK).split(' ')}
+
+
+def score_answer(answer, reference):
+    """Score one answer by the official rules.
+
+    answer: str, as predicted; reference: a Reference. Returns a Score.
+    """
+    answer = answer.strip(ASCII_WHITE_SPACE)
+    if not answer:
+        return Score(False, 0.0, 0.0, 0.0, None)
+    variants = dict.fromkeys([*reference.variants, *map(norm, reference.variants)])
+    correct = norm(answer) in variants or parts(answer) == parts(reference.answer)
+    best = Score(correct, 0.0, 0.0, 0.0, None)
+    answer_characters = collections.Counter(norm(answer))
+    for variant in variants:
+        variant_characters = collections.Counter(norm(variant))
+        common = (answer_characters & variant_characters).total()
+        if common:
+            precision = common / answer_characters.total()
+            recall = common / variant_characters.total()
+            f1 = 2 * precision * recall / (precision + recall)
+            if f1 > best.f1:
+                best = Score(correct, f1, precision, recall, variant)
+    return best
+
+
+class Tally:
+    """The running means over the answers scored so far."""
+
+    def __init__(self):
+        self.total, self.correct, self.f1 = 0, 0, 0.0
+
+    def add(self, score):
+        """Count one Score."""
+        self.total += 1
+        self.correct += score.correct
+        self.f1 += score.f1
+
+    def result(self):
+        """Return {'Accuracy', 'F1', 'Final', 'total'}; all 0 where nothing was scored."""
+        accuracy = self.correct / self.total if self.total else 0.0
+        f1 = self.f1 / self.total if self.total else 0.0
+        return {'Accuracy': accuracy, 'F1': f1, 'Final': (accuracy + f1) / 2, 'total': self.total}
+
+
+# ------------------------------------------------------------------------------------------- the files
+
+
+def read_text(path):
+    """Return the whole of a UTF-8 file. Raises UserError where it is missing, unreadable or not UTF-8."""
+    try:
+        with open(path, encoding='utf-8', newline='') as file:
+            return file.read()
+    except FileNotFoundError:
+        raise UserError(f'{path}: no such file') from None
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path}: not UTF-8 at byte {error.start}; save it as UTF-8') from None
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror})') from None
+
+
+def write_text(path, text):
+    """Write a UTF-8 file, all of it or nothing. Raises UserError where it cannot be written."""
+    temporary = os.path.join(os.path.dirname(path), f'.{os.path.basename(path)}.{os.getpid()}.tmp')
+    try:
+        with open(temporary, 'w', encoding='utf-8', newline='') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror}); choose another place') from None
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def read_lines(path, columns, description):
+    """Yield (line number, fields) of a tab-separated file. Raises UserError at a line of another width."""
+    text = read_text(path)
+    if not text:
+        raise UserError(f'{path}: empty; expected one {description} a line')
+    for number, line in enumerate(text.removesuffix('\n').split('\n'), 1):
+        fields = line.split('\t')
+        if len(fields) != columns:
+            raise UserError(f'{path}: line {number} has {len(fields) - 1} tabs; expected {description}')
+        yield number, fields
+
+
+def load_official_answers(path):
+    """Read `qid_answer_expand`: one `id<TAB>answer<TAB>variant|variant` a line. Returns {id: Reference}."""
+    references = {}
+    for _, (question_id, answer, variants) in read_lines(path, 3, 'id<TAB>answer<TAB>variant|variant'):
+        # the official tool strips the whole line, hence the last column
+        references[question_id] = Reference(answer, tuple(variants.rstrip(ASCII_WHITE_SPACE).split('|')))
+    return references
+
+
+def dataset_answers(records):
+    """Take the answers of a dataset's own passages as variants, the most frequent as standard answer.
+
+    records: as `load_questions` returns them. Returns {id: Reference}; no answer is right for a question that no
+    passage answers.
+    """
+    references = {}
+    for record in records:
+        answers = collections.Counter(p['answer'] for p in record.get('passages') or [] if p['answer'])
+        standard = answers.most_common(1)[0][0] if answers else ''
+        references[record.get('id')] = Reference(standard, tuple(answers))
+    return references
+
+
+def load_questions(path, labelled=True):
+    """Read a dataset: a list of {"id", "question", "passages": [{"passage", "answer"}, ...]}.
+
+    Records that lack an id, a question or passages are kept, see `defects`. Unless `labelled`, a passage may lack
+    its answer, which becomes ''. Raises UserError that names file, record and cure for anything else.
+    """
+    text = read_text(path)
+    try:
+        records = json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f'line {error.lineno}, column {error.colno}'
+        raise UserError(f'{path}: not JSON at {place} ({error.msg}); download it again, see data/README.md') from None
+    except RecursionError:
+        raise UserError(f'{path}: nested too deeply; expected a list of records') from None
+    if not isinstance(records, list) or not records:
+        raise UserError(f'{path}: expected a list of records with at least one, see data/README.md')
+    positions = {}
+    for number, record in enumerate(records, 1):
+        place = f'{path}: record {number} of {len(records)}'
+        _check_record(record, place, labelled)
+        question_id = record.get('id')
+        if question_id in positions:
+            raise UserError(f'{place} has the id {question_id!r} of record {positions[question_id]}; ids must differ')
+        if question_id is not None:
+            positions[question_id] = number
+    return records
+
+
+def defects(record):
+    """Return which of 'id', 'question', 'passages' a record lacks, as a list of names."""
+    return [name for name in ('id', 'question', 'passages') if not record.get(name)]
+
+
+def _check_record(record, place, labelled):
+    if not isinstance(record, dict):
+        raise UserError(f'{place} is {_kind(record)}; expected {{"id", "question", "passages"}}')
+    for name in ('id', 'question'):
+        if record.get(name) is not None:
+            record[name] = _check_string(record[name], f'{place}: "{name}"')
+            if not record[name].strip():
+                record[name] = None
+    if any(character in (record.get('id') or '') for character in '\t\n\r'):
+        raise UserError(f'{place}: "id" holds a tab or a line break; take it out')
+    passages = record.get('passages')
+    if passages is not None and not isinstance(passages, list):
+        raise UserError(f'{place}: "passages" is {_kind(passages)}; expected a list')
+    for number, passage in enumerate(passages or [], 1):
+        if not isinstance(passage, dict):
+            raise UserError(f'{place}: passage {number} is {_kind(passage)}; expected {{"passage", "answer"}}')
+        if not labelled:
+            passage.setdefault('answer', '')
+        for name in ('passage', 'answer'):
+            _check_string(passage.get(name), f'{place}: "{name}" of passage {number}')
+
+
+def _check_string(value, place):
+    if not isinstance(value, str):
+        raise UserError(f'{place} is {_kind(value)}; expected a string')
+    if not value.isascii() and any('\ud800' <= character <= '\udfff' for character in value):
+        raise UserError(f'{place} holds half a character (a lone surrogate); mend the text')
+    return value
+
+
+def _kind(value):
+    names = {
+        dict: 'a record',
+        list: 'a list',
+        str: 'a string',
+        bool: 'true or false',
+        type(None): 'missing or null',
+    }
+    return names.get(type(value), 'a number')
+
+
+# ------------------------------------------------------------------------------------------ the command
+
+
+def evaluate(predictions, references, output=None):
+    """Score a predictions file. Returns {'Accuracy', 'F1', 'Final', 'total'}, means over its lines.
+
+    predictions: path; references: {id: Reference}; output: path of the seven columns, or None.
+    Raises UserError that names the line for an unknown id or a line without exactly one tab.
+    """
+    tally, rows = Tally(), []
+    for number, (question_id, answer) in read_lines(predictions, 2, 'id<TAB>answer'):
+        if question_id not in references:
+            raise UserError(f'{predictions}: line {number} has the unknown id {question_id!r}')
+        score = score_answer(answer, references[question_id])
+        tally.add(score)
+        rows.append(
+            f'{question_id}\t{answer}\t{score.correct:d}\t{score.f1:f}\t{score.precision:f}\t{score.recall:f}'
+            f'\t{score.variant}\n'
+        )
+    if output:
+        write_text(output, ''.join(rows))
+    return tally.result()
+
+
+def main(arguments=None):
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument('predictions', metavar='PREDICTIONS')
+    parser.add_argument('output', metavar='OUTPUT', nargs='?')
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument('--answers', metavar='FILE', default=OFFICIAL_ANSWERS, help='default: data/qid_answer_expand')
+    source.add_argument('--dataset', metavar='FILE.json', help='take the answers of its passages instead')
+    options = parser.parse_args(arguments)
+    try:
+        if options.dataset:
+            references = dataset_answers(load_questions(options.dataset))
+        else:
+            references = load_official_answers(options.answers)
+        result = evaluate(options.predictions, references, options.output)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps(result, ensure_ascii=False))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""DESIGN of reading: the six steps on numbers small enough to check by hand, then against the reference decoder."""
+
+import collections
+
+import numpy as np
+import pytest
+from conftest import build_small_model, draw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_decoder import ReferenceDecoder
+
+END = 3
+
+
+@pytest.fixture
+def small_reader(script, small):
+    script.max_a_len = 6
+    model, tokenizer = build_small_model(script, small)
+    return script.ReadingComprehension(model, tokenizer)
+
+
+def fixed(reader, probabilities):
+    """Make a reader predict `probabilities(passage token ids, beam)`, a dict of the tokens that have any."""
+
+    def predict(sources, output_ids):
+        result = np.zeros([len(sources), len(output_ids), 40], np.float32)
+        for i, source in enumerate(sources):
+            for j, beam in enumerate(output_ids.tolist()):
+                for token, probability in probabilities(source, tuple(beam)).items():
+                    result[i, j, token] = probability
+        return result
+
+    reader.predict = predict
+    return reader
+
+
+def test_vote_by_hand(script):
+    """One sure passage (0.9) counts more than two that waver (0.5): 0.81 / 1.9 against 0.5 / 2."""
+    probas = np.zeros([2, 1, 4], np.float32)
+    probas[0, 0, 1], probas[0, 0, 2], probas[1, 0, 2] = 0.9, 0.5, 0.5
+    np.testing.assert_allclose(script.vote(probas), [[0, 0.81 / 1.9, 0.5 / 2, 0]], rtol=1e-6)
+
+
+def test_passage_whose_first_token_is_sep_leaves_for_good(small_reader):
+    """It must not vote on later tokens either, even where it would agree."""
+    answering, silent = [2, 10, 11, END], [2, 10, 12, END]
+
+    def probabilities(source, beam):
+        if source[2] == 11:
+            return {10: 0.9} if not beam else {11: 0.3, END: 0.2}
+        return {END: 0.6, 10: 0.4} if not beam else {END: 0.9}
+
+    output_ids, _, remaining = fixed(small_reader, probabilities).beam_search([answering, silent], [END], 1)
+    assert output_ids[:2] == [10, 11] and remaining == [0]
+
+
+def test_all_passages_leave_the_answer_is_empty(small_reader):
+    small_reader = fixed(small_reader, lambda source, beam: {END: 1.0})
+    assert small_reader.beam_search([[2, 10, END]], [END], 3) == ([], 0.0, [])
+    answer = small_reader.answer('中', ['国'])
+    assert answer.text == '' and answer.passage is None
+
+
+def test_extractive_answer_is_a_run_of_passage_tokens(script):
+    """After 10 comes 11 in one passage and 13 in the other; 12 follows 11 only, and question tokens do not count."""
+    allowed = script.allowed_tokens([[10, 11, 12], [10, 13]], np.array([[10]]), END, 20)
+    assert np.flatnonzero(allowed[0]).tolist() == [END, 11, 13]
+    first = script.allowed_tokens([[10, 11, 12], [10, 13]], np.empty([1, 0], int), END, 20)
+    assert np.flatnonzero(first[0]).tolist() == [END, 10, 11, 12, 13]
+
+
+def test_question_tokens_do_not_count_as_passage(small_reader):
+    small_reader = fixed(small_reader, lambda source, beam: {20: 0.9, 10: 0.05} if not beam else {END: 1.0})
+    assert small_reader.beam_search([[2, 10, END]], [20, END], 1)[0] == [10]
+    small_reader.mode = 'generative'
+    assert small_reader.beam_search([[2, 10, END]], [20, END], 1)[0] == [20]
+
+
+def test_ties_go_to_the_earlier_beam_then_the_lower_token(script):
+    votes = np.array([[0.0, 0.2, 0.4, 0.4], [0.0, 0.4, 0.2, 0.2]], np.float32)
+    output_ids, _ = script.extend_beams(np.array([[7], [8]]), np.zeros(2), votes, 3)
+    assert output_ids.tolist() == [[7, 2], [7, 3], [8, 1]]
+
+
+def test_token_without_a_vote_is_kept_only_when_no_other_is_left(script):
+    """Even where the other's score is far lower than log(1e-12)."""
+    votes = np.array([[0.0, 0.0, 0.0], [0.0, 0.5, 0.0]], np.float32)
+    output_ids, scores = script.extend_beams(np.array([[7], [8]]), np.array([0.0, -100.0]), votes, 2)
+    assert output_ids.tolist() == [[8, 1], [7, 0]]
+    np.testing.assert_allclose(scores, [-100 + np.log(0.5), np.log(1e-12)], rtol=1e-6)
+
+
+def test_finished_beam_that_is_not_best_is_dropped_and_the_width_shrinks(small_reader):
+    """Beam [10, SEP] finishes second to [11, 12]: it must neither return later nor let a third beam in."""
+    widths = []
+
+    def probabilities(source, beam):
+        widths.append(len(beam))
+        return {
+            (): {10: 0.45, 11: 0.5, 12: 0.05},
+            (10,): {END: 0.9},
+            (11,): {12: 0.95, END: 0.05},
+            (11, 12): {END: 0.4, 10: 0.3},
+        }[beam]
+
+    small_reader = fixed(small_reader, probabilities)
+    passage = [2, 11, 12, 10, END]
+    assert small_reader.beam_search([passage], [END], 2)[0] == [11, 12]
+    assert collections.Counter(widths) == {0: 1, 1: 2, 2: 1}
+
+
+def test_answer_stops_at_max_a_len(script, small_reader):
+    script.max_a_len = 2
+    small_reader = fixed(small_reader, lambda source, beam: {10: 1.0})
+    assert small_reader.beam_search([[2, 10, 10, 10, 10, END]], [END], 1)[0] == [10, 10]
+
+
+@pytest.mark.parametrize(
+    ('passage', 'answer'),
+    [
+        ('人口在BeiJing，上海', 'BeiJing，上海'),  # case and punctuation as in the passage
+        ('中国是𠮷喆的', '𠮷喆'),  # characters outside the vocabulary
+        ('İstanbul在北京、\t上海', '北京、\t上海'),  # a character whose lower case is two; dropped white space
+        ('在cafe\u0301里', 'cafe\u0301'),  # an accent of its own
+        ('ΑΣ在北京', 'ΑΣ'),  # a capital that has two lower-case forms
+        ('ＡＢ在 ', 'ＡＢ'),
+    ],
+)
+def test_answer_is_given_as_it_stands_in_the_passage(script, small_reader, passage, answer):
+    tokenizer = small_reader.tokenizer
+    start = passage.index(answer)
+    before = len(tokenizer.tokenize(script.unify_separators(passage[:start]))) - 2
+    written = tokenizer.encode(script.unify_separators(answer))[0][1:-1]
+    fragment = tokenizer.encode(script.unify_separators(passage))[0][1:-1]
+    assert fragment[before : before + len(written)] == written
+    small_reader.beam_search = lambda *arguments: (written, -1.0, [1])
+    result = small_reader.answer('谁', ['天津', passage])
+    assert result == (answer, 1, start, start + len(answer), written, -1.0)
+
+
+@given(st.text(max_size=30), st.data())
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_any_text_can_be_read(tokenizer_only, text, data):
+    """Whatever the characters, an answer is either found in the passage or decoded; nothing is raised."""
+    reader, token_ids = reader_of(tokenizer_only, text)
+    if token_ids:
+        answer = write(reader, text, *span(data, token_ids))
+        assert answer.passage is None or (answer.text and answer.text == text[answer.start : answer.end])
+
+
+@given(st.text('中国北京𠮷喆犇，。 、；「Ａ\t\n\u3000', max_size=30), st.data())
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_offsets_are_those_of_the_first_place_with_these_tokens(tokenizer_only, text, data):
+    """Here every character is one token, but the last three, which are none."""
+    text = text.replace('Ａ', 'Ａ。')  # two of them in a row would be one word
+    reader, token_ids = reader_of(tokenizer_only, text)
+    places = [i for i, character in enumerate(text) if character not in '\t\n\u3000']
+    assert len(places) == len(token_ids)
+    if token_ids:
+        start, end = span(data, token_ids)
+        answer = write(reader, text, start, end)
+        first = next(i for i in range(start + 1) if token_ids[i : i + end - start] == token_ids[start:end])
+        assert (answer.start, answer.end) == (places[first], places[first + end - start - 1] + 1)
+
+
+def reader_of(tokenizer_only, text):
+    script, tokenizer = tokenizer_only
+    reader = script.ReadingComprehension.__new__(script.ReadingComprehension)
+    reader.tokenizer, reader.mode = tokenizer, 'extractive'
+    return reader, tokenizer.encode(script.unify_separators(text), maxlen=script.max_p_len)[0][1:-1]
+
+
+def span(data, token_ids):
+    start = data.draw(st.integers(0, len(token_ids) - 1))
+    return start, data.draw(st.integers(start + 1, len(token_ids)))
+
+
+def write(reader, text, start, end):
+    """The answer if the model wrote tokens start to end of the text."""
+    reader.beam_search = lambda p_token_ids, *_: (p_token_ids[0][1 + start : 1 + end], 0.0, [0])
+    return reader.answer('?', [text])
+
+
+@pytest.fixture(scope='module')
+def tokenizer_only(tmp_path_factory):
+    from conftest import VOCABULARY
+
+    import task_reading_comprehension_by_seq2seq as script
+
+    path = tmp_path_factory.mktemp('vocabulary') / 'vocab.txt'
+    path.write_text('\n'.join(VOCABULARY), encoding='utf-8')
+    return script, script.load_tokenizer(str(path))[0]
+
+
+# a case: (seed of the weights, mode, topk, passages as lists of token ids, question)
+passages = st.lists(st.lists(st.integers(4, 30), max_size=20), min_size=1, max_size=12)
+cases = st.tuples(
+    st.integers(0, 7),
+    st.sampled_from(['extractive', 'generative']),
+    st.integers(1, 4),
+    passages.flatmap(
+        lambda some: st.lists(st.sampled_from(some), min_size=len(some), max_size=len(some)) | st.just(some)
+    ),
+    st.lists(st.integers(4, 30), max_size=8),
+)
+
+
+def test_reader_writes_what_the_reference_decoder_writes(script, small):
+    """200 random cases: topk 1 to 4, both modes, 1 to 12 passages, repeated, empty and answerless ones included."""
+    script.max_a_len = 6
+    model, tokenizer = build_small_model(script, small)
+    reader = script.ReadingComprehension(model, tokenizer)
+    seen = collections.Counter()
+
+    @given(cases)
+    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
+    def compare(case):
+        seed, mode, topk, passages, question = case
+        draw(model, seed)
+        p_token_ids = [[2, *passage, END] for passage in passages]
+        q_token_ids = [*question, END]
+        reference = ReferenceDecoder(model, END, script.max_a_len, mode)
+        expected = reference.answer(p_token_ids, q_token_ids, topk)
+        reader.mode = mode
+        output_ids, score, remaining = reader.beam_search(p_token_ids, q_token_ids, topk)
+        assert output_ids == expected
+        assert remaining == reference.remaining.tolist()
+        assert score == pytest.approx(reference.score, abs=1e-5, rel=1e-6)
+        seen['cases'] += 1
+        seen['repeated passages'] += len(set(map(tuple, passages))) < len(passages)
+        seen['all leave'] += not remaining
+        seen['some leave'] += 0 < len(remaining) < len(passages)
+        seen['several tokens'] += len(expected) > 1
+        seen['longest answer'] += len(expected) == script.max_a_len
+        seen[mode, topk] += 1
+
+    compare()
+    print(dict(seen))
+    assert seen['cases'] >= 200
+    assert all(
+        seen[kind] >= 10
+        for kind in ('repeated passages', 'all leave', 'some leave', 'several tokens', 'longest answer')
+    )
+    assert all(seen[mode, topk] for mode in ('extractive', 'generative') for topk in (1, 2, 3, 4))
+
+
+def test_reference_decoder_writes_what_bert4keras_beam_search_writes(script, small):
+    """The reference's own beam search differs from bert4keras's in ties only."""
+    from bert4keras.snippets import AutoRegressiveDecoder
+
+    model, _ = build_small_model(script, small)
+    rng = np.random.default_rng(1)
+    lengths = collections.Counter()
+    for i in range(30):
+        draw(model, i % 6)
+        p_token_ids = [[2, *rng.integers(4, 30, 8).tolist(), END] for _ in range(4)]
+        decoder = ReferenceDecoder(model, END, 6, 'generative')
+        topk = 1 + i % 3
+        ours = decoder.answer(p_token_ids, [5, END], topk)
+        decoder.remaining = np.arange(4)
+        theirs = AutoRegressiveDecoder.beam_search(decoder, [[*p, 5, END] for p in p_token_ids], topk).tolist()
+        assert [token for token in theirs if token != END] == ours
+        lengths[len(ours)] += 1
+    assert len(lengths) > 2
