@@ -295,18 +295,24 @@ def evaluate(predictions, references, output=None):
     return tally.result()
 
 
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are UserErrors, one line each."""
+
+    def error(self, message):
+        """Raise the UserError."""
+        raise UserError(f'{message}; see --help')
+
+
 def main(arguments=None):
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument('predictions', metavar='PREDICTIONS')
     parser.add_argument('output', metavar='OUTPUT', nargs='?')
     source = parser.add_mutually_exclusive_group()
     source.add_argument('--answers', metavar='FILE', default=OFFICIAL_ANSWERS, help='default: data/qid_answer_expand')
     source.add_argument('--dataset', metavar='FILE.json', help='take the answers of its passages instead')
-    options = parser.parse_args(arguments)
     try:
+        options = parser.parse_args(arguments)
         if options.dataset:
             references = dataset_answers(load_questions(options.dataset))
         else:

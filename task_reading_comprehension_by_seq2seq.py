@@ -51,6 +51,7 @@ from bert4keras.tokenizers import Tokenizer, load_vocab
 from tqdm import tqdm
 
 from evaluate_sogou import (
+    Parser,
     Tally,
     UserError,
     dataset_answers,
@@ -88,8 +89,8 @@ topk = 1                    # beam width
 # fmt: on
 # ------------------------------------------------------------------------------------------------- the end
 constants = [name for name, value in globals().items() if not name.startswith('_') and type(value) in (int, float, str)]
-# the demo's tiny model learns from (nearly) nothing
-demo_constants = {'batch_size': 64, 'learning_rate': 1e-3}
+# {constant: (its value above, the one for the demo's tiny model as long as it has that value)}
+demo_constants = {'batch_size': (32, 64), 'learning_rate': (1e-5, 1e-3)}
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -726,16 +727,11 @@ def predict_command(path):
             print(f'{record["id"]}\t{text}', flush=True)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f'{message}; see --help')
-
-
 def parse_command_line(arguments):
     """Return (command, questions file or None, {constant: value given}). Raises UserError for what it cannot read."""
     with open(__file__, encoding='utf-8') as file:
-        block = re.search('# -+ constants\n(.*)# -+ the end', file.read(), re.DOTALL)[1]
-    parser = _Parser(
+        block = re.search('# -+ constants\n# fmt: off\n(.*)# fmt: on\n# -+ the end', file.read(), re.DOTALL)[1]
+    parser = Parser(
         prog=os.path.basename(__file__),
         usage='%(prog)s {train,eval,predict FILE} [--constant=value ...]',
         description=__doc__,
@@ -747,7 +743,7 @@ def parse_command_line(arguments):
     parser.add_argument('questions', nargs='?', help=argparse.SUPPRESS)
     for name in constants:
         parser.add_argument(f'--{name}', type=type(globals()[name]), default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    options, unknown = parser.parse_known_args(arguments)
+    options, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         name = unknown[0].removeprefix('--').partition('=')[0]
         nearest = difflib.get_close_matches(name, constants, 1, 0)[0]
@@ -780,18 +776,19 @@ def configure(given):
     """Set the constants given on the command line, then the demo's own if it is used; print every change."""
     changes = [f'{name} = {value!r} instead of {globals()[name]!r}' for name, value in given.items()]
     globals().update(given)
+    check_constants()
     files = locate_files()
     if files.demo:
         log(
             'This is the demo: data/ holds none of the real files, so the small made-up corpus in data/demo/ is used. '
             'For the real thing put WebQA.json, SogouQA.json and a Chinese BERT there, see data/README.md.'
         )
-        own = {name: value for name, value in demo_constants.items() if name not in given}
-        changes += [f'{name} = {value!r} instead of {globals()[name]!r}, for the demo' for name, value in own.items()]
-        globals().update(own)
+        for name, (value, own) in demo_constants.items():
+            if name not in given and globals()[name] == value:
+                changes.append(f'{name} = {own!r} instead of {value!r}, for the demo')
+                globals()[name] = own
     for change in changes:
         log(change)
-    check_constants()
     return files
 
 
@@ -812,6 +809,9 @@ def main(arguments=None):
     except UserError as error:
         log(error)
         return 2
+    except BrokenPipeError:  # whoever read standard output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         log('interrupted')
         return 130

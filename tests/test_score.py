@@ -1,0 +1,379 @@
+"""DESIGN of the official score: rule by rule on values checked by hand, then against the rules written on bytes."""
+
+import collections
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, record, write_json
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import evaluate_sogou
+from evaluate_sogou import PUNCTUATION, Reference, load_official_answers, norm, score_answer
+
+ANSWERS = '1\t北京\t北京市|北京\n2\t中国人民\t中国|中国人民\n3\t巴西、印度\t巴西印度\n'
+PREDICTIONS = '1\t北京\n2\t中国人\n3\t\n'
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A folder with the official answers to three questions and one prediction for each: right, nearly, empty."""
+    (tmp_path / 'answers').write_text(ANSWERS, encoding='utf-8')
+    (tmp_path / 'predictions').write_text(PREDICTIONS, encoding='utf-8')
+    return tmp_path
+
+
+def run(*arguments):
+    """Run evaluate_sogou.py as a process."""
+    command = [sys.executable, os.path.join(ROOT, 'evaluate_sogou.py'), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, encoding='utf-8', timeout=60)
+
+
+def result(*arguments):
+    """Run evaluate_sogou.py and return the JSON of its last line."""
+    process = run(*arguments)
+    assert (process.returncode, process.stderr) == (0, '')
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def failure(*arguments):
+    """Run evaluate_sogou.py, which must fail as promised; return its one line."""
+    process = run(*arguments)
+    assert (process.returncode, process.stdout) == (2, '')
+    assert 'Traceback' not in process.stderr and process.stderr.endswith('\n')
+    [line] = process.stderr.splitlines()
+    return line
+
+
+def listing(folder):
+    """All that lies under a folder, with the contents of the files."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob('*')}
+
+
+# ------------------------------------------------------------------------------------------------ one answer
+
+
+def test_half_width():
+    """U+FF00 and U+FF5F stand just outside the range, and ｱ is a half-width letter with no other half."""
+    assert norm('ＡＺａｚ０９') == 'azaz09'
+    assert norm('\uff01\uff5e\u3000') == ''
+    assert norm('\uff00\uff5fｱ') == '\uff00\uff5fｱ'
+
+
+def test_half_width_comes_before_punctuation():
+    """＃ and ＋ are not on the official list, # and + are."""
+    assert '＃' not in PUNCTUATION and norm('ｃ＃＋＋') == 'c'
+
+
+def test_punctuation_counts_as_nothing():
+    """Neither the hyphen of U+2013 nor ⑴ is on the official list."""
+    assert norm('《北京》·“上海”…\x7f￠') == '北京上海'
+    assert norm('北–京⑴') == '北–京⑴'
+
+
+def test_only_ascii_has_lower_case():
+    """K is the Kelvin sign, which str.lower() makes a plain k."""
+    assert norm('AbÉΩÇİ\u212a') == 'abÉΩÇİ\u212a'
+
+
+def test_only_ascii_is_white_space():
+    """str.split() would also take U+001C, U+0085, U+00A0, U+2003 and U+2028."""
+    assert norm(' 北\t\n\r\v\f京 ') == '北京'
+    assert norm('北\x1c\x85\u00a0\u2003\u2028京') == '北\x1c\x85\u00a0\u2003\u2028京'
+
+
+def test_answer_is_stripped_of_ascii_white_space():
+    """A space left at the end would be one more, empty, part of a list."""
+    assert score_answer(' \t印度 巴西\r\n', Reference('巴西 印度', ('巴西印度',))).correct
+    assert not score_answer('印度 巴西\u00a0', Reference('巴西 印度', ('巴西印度',))).correct
+
+
+def test_empty_answer_is_wrong():
+    """Even where a variant is nothing but punctuation."""
+    reference = Reference('。', ('。', ''))
+    assert score_answer('', reference) == score_answer(' \t\r\n\v\f', reference) == (False, 0, 0, 0, None)
+    assert score_answer('！', reference) == (True, 0, 0, 0, None)
+
+
+def test_correct_by_a_variant():
+    """Any of them will do, a part of one will not."""
+    reference = Reference('罗温艾金森', ('罗文艾金森', 'rowanatkinson'))
+    assert score_answer('罗温艾金森', reference).correct
+    assert score_answer('Rowan ATKINSON', reference).correct
+    assert not score_answer('rowan', reference).correct
+
+
+def test_correct_by_the_norm_of_a_variant():
+    reference = Reference('?', ('《罗温·艾金森》 Rowan', 'Ｋ２'))
+    assert score_answer('罗温艾金森rowan', reference).correct
+    assert score_answer('k2', reference).correct
+
+
+def test_correct_as_a_list_in_any_order():
+    """Whatever punctuation joins the parts, and however often one is named."""
+    reference = Reference('巴西、印度 Ａ', ('巴西印度a',))
+    for answer in '印度 a 巴西', 'A,印度|巴西', '印度、Ａ、巴西、印度', '巴西\u3000印度。a':
+        assert score_answer(answer, reference).correct, answer
+
+
+def test_list_is_split_at_single_spaces():
+    """Two separators in a row leave an empty part; a tab splits nothing, nor does ＃, which is no punctuation yet."""
+    reference = Reference('巴西 印度', ('巴西印度',))
+    for answer in '印度  巴西', '印度，，巴西', '印度\t巴西', '印度＃巴西', '印度\u00a0巴西', '印度', '印度 巴西 中国':
+        assert not score_answer(answer, reference).correct, answer
+    assert score_answer('印度#巴西', reference).correct
+    assert score_answer('印度  巴西', Reference('巴西、 印度', ())).correct
+
+
+def test_list_must_be_that_of_the_standard_answer():
+    """A list is not looked for among the variants."""
+    assert not score_answer('印度 巴西', Reference('中国', ('巴西 印度',))).correct
+
+
+def test_f1_counts_characters_with_multiplicity():
+    """红黑 twice over: as sets of characters both would be the same."""
+    score = score_answer('红红黑', Reference('红黑黑黑', ('红黑黑黑',)))
+    assert score == (False, pytest.approx(4 / 7), 2 / 3, 2 / 4, '红黑黑黑')
+
+
+def test_f1_is_the_best_over_the_variants():
+    """中国 gives 0.8, 中国人民 6 / 7, whichever comes first; precision and recall are those of the best."""
+    for variants in ('中国', '中国人民', '美'), ('中国人民', '中国', '美'):
+        assert score_answer('中国人', Reference('?', variants)) == (False, pytest.approx(6 / 7), 1, 3 / 4, '中国人民')
+
+
+def test_f1_compares_norms():
+    assert score_answer('《Ａ·B》', Reference('?', ('a b',))) == (True, 1, 1, 1, 'a b')
+
+
+def test_no_common_character():
+    assert score_answer('上海', Reference('北京', ('北京', '北京市'))) == (False, 0, 0, 0, None)
+
+
+# ------------------------------------------------------------------------------------------------- the files
+
+
+def test_means_over_the_lines_and_final(files):
+    """A question answered twice counts twice."""
+    with open(files / 'predictions', 'a', encoding='utf-8') as file:
+        file.write('3\t印度，巴西\n')
+    accuracy, f1 = 2 / 4, (1 + 6 / 7 + 0 + 1) / 4
+    expected = {'Accuracy': accuracy, 'F1': pytest.approx(f1), 'Final': pytest.approx((accuracy + f1) / 2), 'total': 4}
+    assert result(files / 'predictions', '--answers', files / 'answers') == expected
+
+
+def test_seven_columns(files):
+    result(files / 'predictions', files / 'output', '--answers', files / 'answers')
+    assert (files / 'output').read_bytes().decode() == (
+        '1\t北京\t1\t1.000000\t1.000000\t1.000000\t北京\n'
+        '2\t中国人\t0\t0.857143\t1.000000\t0.750000\t中国人民\n'
+        '3\t\t0\t0.000000\t0.000000\t0.000000\tNone\n'
+    )
+
+
+def test_nothing_is_written_unless_asked_for(files, monkeypatch):
+    monkeypatch.chdir(files)
+    before = listing(files)
+    result(files / 'predictions', '--answers', files / 'answers')
+    assert listing(files) == before
+
+
+def test_last_line_of_standard_output_is_the_json(files):
+    process = run(files / 'predictions', '--answers', files / 'answers')
+    assert process.stdout.endswith('}\n')
+    assert list(json.loads(process.stdout.splitlines()[-1])) == ['Accuracy', 'F1', 'Final', 'total']
+
+
+def test_only_a_line_feed_ends_a_line(files):
+    """str.splitlines() would also split at U+2028, open() at CR; CR LF is fine, and the last one may be missing."""
+    (files / 'predictions').write_bytes('1\t北\u2028京\x85市\r\n1\t北\r京\r\n2\t中国人民\n3\t印度，巴西'.encode())
+    measured = result(files / 'predictions', '--answers', files / 'answers')
+    assert (measured['Accuracy'], measured['total']) == (3 / 4, 4)
+
+
+def test_official_answers_are_read_as_they_stand(files):
+    """A variant is split off at | only, and the standard answer is no variant of itself."""
+    (files / 'answers').write_bytes('a#1\tＡ、B|\t《Ａ》|b c|\u00a0\r\n'.encode())
+    assert load_official_answers(files / 'answers') == {'a#1': Reference('Ａ、B|', ('《Ａ》', 'b c', '\u00a0'))}
+
+
+def test_dataset_instead_of_official_answers(files):
+    """Every answer of its passages is a variant, the most frequent one the standard answer of a list."""
+    passages = [{'passage': '', 'answer': answer} for answer in ('北京', '', '上海 天津', '上海 天津')]
+    records = [{**record('a'), 'passages': passages}, {**record('b'), 'passages': passages[1:2]}]
+    write_json(files / 'dataset.json', records)
+    (files / 'predictions').write_text('a\t北京\na\t天津 上海\na\t中国\nb\t北京\n', encoding='utf-8')
+    expected = {'Accuracy': 0.5, 'F1': 0.5, 'Final': 0.5, 'total': 4}
+    assert result(files / 'predictions', '--dataset', files / 'dataset.json') == expected
+
+
+# -------------------------------------------------------------------------------------------------- bad input
+
+
+def test_unknown_id(files):
+    """The line is named, and an earlier output file stays as it was."""
+    (files / 'predictions').write_text(f'{PREDICTIONS}x9\t北京\n', encoding='utf-8')
+    (files / 'output').write_text('earlier', encoding='utf-8')
+    before = listing(files)
+    line = failure(files / 'predictions', files / 'output', '--answers', files / 'answers')
+    assert line.startswith(f'{files / "predictions"}: line 4 ') and "'x9'" in line
+    assert listing(files) == before
+
+
+@pytest.mark.parametrize('wrong', ['2 中国', '2\t中国\t', '2\t\t', ''])
+def test_line_without_exactly_one_tab(files, wrong):
+    (files / 'predictions').write_text(f'1\t北京\n{wrong}\n3\t印度\n', encoding='utf-8')
+    line = failure(files / 'predictions', '--answers', files / 'answers')
+    assert line.startswith(f'{files / "predictions"}: line 2 ') and f'{wrong.count(chr(9))} tabs' in line
+
+
+def test_line_of_the_answers_without_exactly_two_tabs(files):
+    (files / 'answers').write_text('1\t北京\t北京\n2\t中国\n', encoding='utf-8')
+    line = failure(files / 'predictions', '--answers', files / 'answers')
+    assert line.startswith(f'{files / "answers"}: line 2 ')
+
+
+@pytest.mark.parametrize('which', ['predictions', 'answers'])
+@pytest.mark.parametrize(
+    ('content', 'complaint'),
+    [(None, 'no such file'), (b'', 'empty'), ('1\t北京\t'.encode() + b'\xff\xfe\n', 'not UTF-8 at byte 9')],
+)
+def test_file_missing_or_empty_or_not_utf8(files, which, content, complaint):
+    (files / which).unlink()
+    if content is not None:
+        (files / which).write_bytes(content)
+    assert failure(files / 'predictions', '--answers', files / 'answers').startswith(f'{files / which}: {complaint}')
+
+
+def test_folder_in_place_of_a_file(files):
+    assert failure(files, '--answers', files / 'answers').startswith(f'{files}: cannot be read')
+
+
+@pytest.mark.parametrize(
+    ('content', 'complaint'),
+    [
+        ('[{"id": "1",\n "question"}]', 'not JSON at line 2, column 12'),
+        ('', 'not JSON at line 1, column 1'),
+        ('{}', 'expected a list of records'),
+        ('[1]', 'record 1 of 1 is a number'),
+        ('[' * 100_000, 'nested too deeply'),
+    ],
+)
+def test_bad_dataset(files, content, complaint):
+    (files / 'dataset.json').write_text(content, encoding='utf-8')
+    line = failure(files / 'predictions', '--dataset', files / 'dataset.json')
+    assert line.startswith(f'{files / "dataset.json"}: {complaint}')
+
+
+@pytest.mark.parametrize('place', ['no/such/folder/output', 'taken'])
+def test_output_that_cannot_be_written_leaves_nothing_behind(files, place):
+    (files / 'taken').mkdir()
+    before = listing(files)
+    line = failure(files / 'predictions', files / place, '--answers', files / 'answers')
+    assert line.startswith(f'{files / place}: cannot be written')
+    assert listing(files) == before
+
+
+# --------------------------------------------------------------------------------------- the rules once more
+
+
+def plain_norm(text):
+    """DESIGN's norm, on UTF-8; what bytes call white space and lower case is ASCII's."""
+    half = ''.join(
+        ' ' if c == '\u3000' else chr(ord(c) - 0xFEE0) if '\uff01' <= c <= '\uff5e' else c for c in text.decode()
+    )
+    return b''.join(plain_blank(half.encode().lower()).split())
+
+
+def plain_blank(text):
+    for mark in PUNCTUATION:
+        text = text.replace(mark.encode(), b' ')
+    return text
+
+
+def plain_parts(text):
+    return {plain_norm(part) for part in plain_blank(text).lower().split(b' ')}
+
+
+def plain_f1(answer, variant):
+    answer, variant = plain_norm(answer).decode(), plain_norm(variant).decode()
+    common = sum(min(answer.count(character), variant.count(character)) for character in set(answer))
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(answer), common / len(variant)
+    return 2 * precision * recall / (precision + recall)
+
+
+def plain_score(answer, standard, variants):
+    """Return (correct, F1) as the text of DESIGN says, of bytes."""
+    answer = answer.strip()
+    if not answer:
+        return False, 0.0
+    variants = [*variants, *[plain_norm(variant) for variant in variants]]
+    correct = plain_norm(answer) in variants or plain_parts(answer) == plain_parts(standard)
+    return correct, max(plain_f1(answer, variant) for variant in variants)
+
+
+common, odd = st.sampled_from('中国国人aAＡÉ１|、 '), st.sampled_from('＃#\u3000\u00a0\u2003\t\r\x1c。·\x7fΩé\u212a')
+any_text = st.lists(common | odd, max_size=10).map(''.join) | st.text(max_size=8)
+
+
+def test_score_is_what_the_rules_give_on_bytes():
+    """Random text: Chinese, full-width, punctuation, odd white space, |; half of the answers are lists shuffled."""
+    seen = collections.Counter()
+
+    @given(any_text, any_text, any_text, st.booleans(), st.randoms(use_true_random=False))
+    @settings(max_examples=1500, deadline=None, derandomize=True, database=None)
+    def compare(answer, standard, variants, shuffled, random):
+        if shuffled:
+            parts = standard.split(' ')
+            random.shuffle(parts)
+            answer = random.choice(' 、，#').join(parts)
+        variants = variants.split('|')
+        score = score_answer(answer, Reference(standard, tuple(variants)))
+        correct, f1 = plain_score(answer.encode(), standard.encode(), [variant.encode() for variant in variants])
+        assert (score.correct, score.f1) == (correct, f1)
+        if f1:
+            assert plain_f1(answer.encode(), score.variant.encode()) == f1
+            assert score.variant in variants
+            assert 2 * score.precision * score.recall / (score.precision + score.recall) == f1
+        else:
+            assert score[1:] == (0, 0, 0, None)
+        seen[correct] += 1
+        seen['between'] += 0 < f1 < 1
+
+    compare()
+    assert min(seen[True], seen[False], seen['between']) >= 100
+
+
+# ------------------------------------------------------------------------------------------ the official files
+
+
+def test_punctuation_is_the_official_list(shared):
+    """One character a line; the two lines that hold a space change nothing."""
+    with open(os.path.join(shared, 'sogou_evaluation', 'punctuation'), encoding='utf-8') as file:
+        official = [line.removesuffix('\n') for line in file]
+    assert sorted(PUNCTUATION) == sorted(set(official) - {' '})
+    assert len(PUNCTUATION) == 128
+
+
+def test_official_answers_against_themselves_give_exactly_1(shared, tmp_path):
+    official = os.path.join(shared, 'sogou_evaluation', 'qid_answer_expand')
+    with open(official, encoding='utf-8') as file:
+        lines = [line.split('\t') for line in file]
+    (tmp_path / 'predictions').write_text(''.join(f'{line[0]}\t{line[1]}\n' for line in lines), encoding='utf-8')
+    expected = {'Accuracy': 1.0, 'F1': 1.0, 'Final': 1.0, 'total': 30000}
+    assert result(tmp_path / 'predictions', '--answers', official) == expected
+
+
+def test_only_the_standard_library_is_imported():
+    """So the score starts at once, whatever else is installed."""
+    code = (
+        'import sys; before = set(sys.modules); import evaluate_sogou;'
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, encoding='utf-8', timeout=60)
+    assert process.stdout.split() == [evaluate_sogou.__name__]
