@@ -96,7 +96,8 @@ def score_answer(answer, reference):
     if not answer:
         return Score(False, 0.0, 0.0, 0.0, None)
     variants = dict.fromkeys([*reference.variants, *map(norm, reference.variants)])
-    correct = norm(answer) in variants or parts(answer) == parts(reference.answer)
+    # without a single variant, nothing is right
+    correct = bool(variants) and (norm(answer) in variants or parts(answer) == parts(reference.answer))
     best = Score(correct, 0.0, 0.0, 0.0, None)
     answer_characters = collections.Counter(norm(answer))
     for variant in variants:
@@ -209,8 +210,8 @@ def load_questions(path, labelled=True):
     except json.JSONDecodeError as error:
         place = f'line {error.lineno}, column {error.colno}'
         raise UserError(f'{path}: not JSON at {place} ({error.msg}); download it again, see data/README.md') from None
-    except RecursionError:
-        raise UserError(f'{path}: nested too deeply; expected a list of records') from None
+    except (RecursionError, ValueError):
+        raise UserError(f'{path}: nested too deeply, or a number too long; expected a list of records') from None
     if not isinstance(records, list) or not records:
         raise UserError(f'{path}: expected a list of records with at least one, see data/README.md')
     positions = {}
@@ -286,10 +287,9 @@ def evaluate(predictions, references, output=None):
             raise UserError(f'{predictions}: line {number} has the unknown id {question_id!r}')
         score = score_answer(answer, references[question_id])
         tally.add(score)
-        rows.append(
-            f'{question_id}\t{answer}\t{score.correct:d}\t{score.f1:f}\t{score.precision:f}\t{score.recall:f}'
-            f'\t{score.variant}\n'
-        )
+        variant = str(score.variant).translate(dict.fromkeys(map(ord, '\t\r\n'), ' '))
+        values = f'{score.correct:d}\t{score.f1:f}\t{score.precision:f}\t{score.recall:f}'
+        rows.append(f'{question_id}\t{answer.strip(ASCII_WHITE_SPACE)}\t{values}\t{variant}\n')
     if output:
         write_text(output, ''.join(rows))
     return tally.result()

@@ -150,16 +150,6 @@ def output_path(name):
     return os.path.join(output_dir, name)
 
 
-def make_output_dir():
-    """Make `output_dir`. Raises UserError where nothing can be written there."""
-    try:
-        os.makedirs(output_dir, exist_ok=True)
-        if not os.access(output_dir, os.W_OK):
-            raise PermissionError(0, 'no permission to write')
-    except OSError as error:
-        raise UserError(f'{output_dir}: cannot be used as output_dir ({error.strerror}); choose another') from None
-
-
 def write_json(name, value):
     """Write a value as JSON into `output_dir`, all or nothing."""
     write_text(output_path(name), json.dumps(value, ensure_ascii=False, indent=4) + '\n')
@@ -176,15 +166,11 @@ def log(message):
 def read_dataset(path, labelled=True):
     """Read a dataset with `load_questions` and name, in one line, the records that lack something."""
     records = load_questions(path, labelled)
-    defective = [(number, defects(record)) for number, record in enumerate(records, 1) if defects(record)]
-    if defective:
-        named = [f'{number} (no {", no ".join(names)})' for number, names in defective[:10]]
-        more = ', ...' if len(defective) > 10 else ''
-        cut_off = '; the file looks cut off' if defective[-1][0] == len(records) else ''
-        log(
-            f'{path}: {len(defective)} of {len(records)} records lack something and are left out of training: '
-            f'record {", ".join(named)}{more}{cut_off}'
-        )
+    named = [f'{i} (no {", no ".join(defects(record))})' for i, record in enumerate(records, 1) if defects(record)]
+    if named:
+        first = f'record {", ".join(named[:10])}{", ..." if len(named) > 10 else ""}'
+        cut_off = '; the file looks cut off' if defects(records[-1]) else ''
+        log(f'{path}: {len(named)} of {len(records)} records lack something and are not trained on: {first}{cut_off}')
     return records
 
 
@@ -192,15 +178,15 @@ def split(webqa, sogouqa):
     """Split SogouQA by the random order saved in `output_dir`: every third position is for validation.
 
     Returns (training records: the complete ones of the rest of SogouQA twice + WebQA, validation records).
-    Raises UserError where the saved order is of other data or nothing is left to train on.
+    Raises UserError where the saved order is of other data.
     """
     path = output_path('random_order.json')
     if os.path.exists(path):
         try:
             random_order = json.loads(read_text(path))
-            if sorted(random_order) != list(range(len(sogouqa))):
+            if sorted(random_order) != list(range(len(sogouqa))) or not all(type(i) is int for i in random_order):
                 raise ValueError
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise UserError(f'{path}: no order of {len(sogouqa)} records; delete it or change output_dir') from None
     else:
         random_order = np.random.default_rng(seed).permutation(len(sogouqa)).tolist()
@@ -286,67 +272,50 @@ def build_model(config, checkpoint, keep_tokens, vocabulary_size):
     """
     try:
         sizes = json.loads(read_text(config))
-        config_size, positions = sizes['vocab_size'], sizes['max_position_embeddings']
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f'{config}: not a BERT configuration ({type(error).__name__}: {error})') from None
-    if config_size != vocabulary_size:
-        raise UserError(f'{config}: made for {config_size} tokens, but the vocabulary has {vocabulary_size}')
-    if positions < max_p_len + max_q_len + max_a_len:
-        raise UserError(f'{config}: BERT reads {positions} tokens; lower max_p_len, max_q_len or max_a_len')
-    try:
+        if sizes['vocab_size'] != vocabulary_size:
+            raise UserError(
+                f'{config}: made for {sizes["vocab_size"]} tokens, but the vocabulary has {vocabulary_size}'
+            )
+        if sizes['max_position_embeddings'] < max_p_len + max_q_len + max_a_len:
+            raise UserError(f'{config}: too few max_position_embeddings; lower max_p_len, max_q_len or max_a_len')
+        stddev = float(sizes.get('initializer_range', 0.02))
         with warnings.catch_warnings():  # of initial weights that come out alike; they are drawn anew below
             warnings.simplefilter('ignore')
             transformer = build_transformer_model(
                 config, model='bert', application='unilm', keep_tokens=keep_tokens, return_keras_model=False
             )
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f'{config}: not a BERT configuration ({first_line(error)})') from None
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+        raise UserError(f'{config}: not a BERT configuration ({type(error).__name__}: {first_line(error)})') from None
     if checkpoint:
         load_checkpoint(transformer, checkpoint, vocabulary_size)
     else:
         for weight in transformer.model.weights:
             if weight.shape.rank == 2:
-                weight.assign(tf.random.truncated_normal(weight.shape, stddev=sizes.get('initializer_range', 0.02)))
+                weight.assign(tf.random.truncated_normal(weight.shape, stddev=stddev))
     return transformer.model
 
 
 def load_checkpoint(transformer, checkpoint, vocabulary_size):
     """Load a TensorFlow BERT checkpoint and check that every weight arrived.
 
-    Raises UserError that names the variable that is missing or of another shape, or the two vocabulary sizes.
+    Raises UserError that names the variable that is missing or does not fit, or the two vocabulary sizes.
     """
-    pairs = [
-        pair
-        for layer, names in transformer.variable_mapping().items()
-        if layer in transformer.layers
-        for pair in zip(transformer.layers[layer].trainable_weights, names, strict=True)
-    ]
     try:
-        shapes = dict(tf.train.list_variables(checkpoint))
-        for weight, name in pairs:
-            shape = weight.shape.as_list()
-            if name not in shapes:
-                raise UserError(
-                    f'{checkpoint}: lacks the variable {name}; expected a BERT with its masked language model'
-                )
-            if name in ('bert/embeddings/word_embeddings', 'cls/predictions/output_bias'):
-                if shapes[name][0] != vocabulary_size:
-                    raise UserError(
-                        f'{checkpoint}: made for {shapes[name][0]} tokens, but the vocabulary has {vocabulary_size}'
-                    )
-                shape[0] = vocabulary_size
-            if shapes[name] != shape:
-                raise UserError(
-                    f'{checkpoint}: {name} has the shape {shapes[name]}, but bert_config.json means {shape}'
-                )
-        transformer.load_weights_from_checkpoint(checkpoint)
-        for weight, name in pairs:
-            if not np.array_equal(weight.numpy(), transformer.load_variable(checkpoint, name)):
-                raise UserError(f'{checkpoint}: {name} did not arrive in the model')
-    except (tf.errors.OpError, ValueError) as error:
-        raise UserError(
-            f'{checkpoint}: not a readable TensorFlow checkpoint ({first_line(error)}); download it again'
-        ) from None
+        for name in 'bert/embeddings/word_embeddings', 'cls/predictions/output_bias':
+            size = tf.train.load_variable(checkpoint, name).shape[0]
+            if size != vocabulary_size:
+                raise UserError(f'{checkpoint}: made for {size} tokens, but the vocabulary has {vocabulary_size}')
+        for layer, names in transformer.variable_mapping().items():
+            if layer in transformer.layers:
+                for weight, name in zip(transformer.layers[layer].trainable_weights, names, strict=True):
+                    value = transformer.load_variable(checkpoint, name)
+                    if value.shape != weight.shape:
+                        raise UserError(
+                            f'{checkpoint}: {name} is {value.shape}, but bert_config.json means {weight.shape}'
+                        )
+                    weight.assign(value)
+    except (tf.errors.OpError, ValueError, IndexError) as error:  # names the variable if one is missing
+        raise UserError(f'{checkpoint}: no BERT with its masked language model ({first_line(error)})') from None
 
 
 def first_line(error):
@@ -355,21 +324,24 @@ def first_line(error):
 
 
 class CrossEntropy(Loss):
-    """Cross-entropy of the answer and its [SEP], averaged over all these tokens of the batch."""
+    """Cross-entropy of the answer and its [SEP], averaged over all these tokens of the batch.
+
+    From logits, because Keras cuts probabilities off at 1e-7.
+    """
 
     def compute_loss(self, inputs, mask=None):
-        """Return a scalar from [token_ids, segment_ids, probabilities]; segment 1 marks what to predict."""
+        """Return a scalar from [token_ids, segment_ids, logits]; segment 1 marks what to predict."""
         y_true, y_mask, y_pred = inputs
         y_true = y_true[:, 1:]  # [batch, length - 1]
         y_mask = y_mask[:, 1:]  # [batch, length - 1]
         y_pred = y_pred[:, :-1]  # [batch, length - 1, vocab], one position behind what it predicts
-        loss = K.sparse_categorical_crossentropy(y_true, y_pred)  # [batch, length - 1]
+        loss = K.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)  # [batch, length - 1]
         return K.sum(loss * y_mask) / K.sum(y_mask)
 
 
 def build_train_model(model):
     """Return the model to `fit`: the same layers with the loss on top, compiled with Adam."""
-    output = CrossEntropy(2)(model.inputs + model.outputs)
+    output = CrossEntropy(2)([*model.inputs, model.get_layer('MLM-Bias').output])
     train_model = keras.models.Model(model.inputs, output)
     train_model.compile(optimizer=keras.optimizers.Adam(learning_rate, epsilon=1e-6))
     return train_model
@@ -454,6 +426,11 @@ class ReadingComprehension:
                 if span:
                     return Answer(passages[i][slice(*span)], i, *span, output_ids, score)
         return Answer(self.tokenizer.decode(output_ids), None, None, None, output_ids, score)
+
+    def answers(self, questions, topk=1):
+        """Yield an Answer for each (question, passages)."""
+        for question, passages in questions:
+            yield self.answer(question, passages, topk)
 
     def beam_search(self, p_token_ids, q_token_ids, topk):
         """Write the answer token by token, keeping the best `topk` beams.
@@ -570,38 +547,38 @@ def extend_beams(output_ids, output_scores, votes, topk):
 # ------------------------------------------------------------------------------------------------- commands
 
 
+def answer_records(reader, data, topk):
+    """Yield (id, answer) for each record, the answer in a form that fits a tab-separated line.
+
+    What cannot be answered is reported: without question or passages the answer is '', without id there is none.
+    """
+    complete = [record for record in data if not defects(record)]
+    answers = reader.answers([(r['question'], [p['passage'] for p in r['passages']]) for r in complete], topk)
+    for record in data:
+        missing = defects(record)
+        if 'id' in missing:
+            log(f'a record without id cannot be answered, its question is {record.get("question")!r}')
+        elif missing:
+            log(f'record {record["id"]!r} has no {" and no ".join(missing)}; it gets the empty answer')
+            yield record['id'], ''
+        else:
+            yield record['id'], re.sub('[\t\n\r]', ' ', next(answers).text)
+
+
 def predict_to_file(reader, data, filename, topk=1, references=None):
     """Answer every record of `data` and write `id<TAB>answer` lines, all or nothing.
 
     references: {id: Reference} for a running score in the progress bar, or None.
     """
     lines, tally = [], Tally()
-    with tqdm(data, desc='reading', unit='question', file=sys.stderr) as progress:
-        for record in progress:
-            text = answer_record(reader, record, topk)
-            if text is None:
-                continue
-            lines.append(f'{record["id"]}\t{text}\n')
+    with tqdm(total=len(data), desc='reading', unit='question', file=sys.stderr) as progress:
+        for question_id, text in answer_records(reader, data, topk):
+            lines.append(f'{question_id}\t{text}\n')
+            progress.update()
             if references:
-                tally.add(score_answer(text, references[record['id']]))
+                tally.add(score_answer(text, references[question_id]))
                 progress.set_postfix(tally.result(), refresh=False)
     write_text(filename, ''.join(lines))
-
-
-def answer_record(reader, record, topk):
-    """Answer one record in a form that fits a tab-separated line; report it where that is impossible.
-
-    Returns '' where question or passages are missing, and None where there is no id to answer to.
-    """
-    missing = defects(record)
-    if 'id' in missing:
-        log(f'a record without id cannot be answered, its question is {record.get("question")!r}')
-        return None
-    if missing:
-        log(f'record {record["id"]!r} has no {" and no ".join(missing)}; it gets the empty answer')
-        return ''
-    answer = reader.answer(record['question'], [p['passage'] for p in record['passages']], topk)
-    return re.sub('[\t\n\r]', ' ', answer.text)
 
 
 class Evaluate(keras.callbacks.Callback):
@@ -617,12 +594,11 @@ class Evaluate(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Score, show, save; add val_Accuracy, val_F1 and val_Final to the epoch's logs."""
         tally, answers = Tally(), []
-        for record in self.sample:
-            reference = self.references[record['id']]
-            text = answer_record(self.reader, record, topk)
-            score = score_answer(text, reference)
+        texts = answer_records(self.reader, self.sample, topk)
+        for record, (question_id, text) in zip(self.sample, texts, strict=True):
+            score = score_answer(text, self.references[question_id])
             tally.add(score)
-            answers.append((score.correct, record['question'], text, reference.answer))
+            answers.append((score.correct, record['question'], text, self.references[question_id].answer))
         logs.update({f'val_{name}': value for name, value in tally.result().items() if name != 'total'})
         for correct, question, text, gold in sorted(answers)[:3] + sorted(answers)[3:][-2:]:  # wrong ones first
             log(f'  {"right" if correct else "WRONG"}  {question}  answer: {text or "(none)"}  gold: {gold}')
@@ -647,9 +623,8 @@ def load_references(files, sogouqa):
 
 def score_validation(reader, valid_data, references):
     """Answer the validation questions into predictions.tsv and print the official score as one JSON line."""
-    predictions = output_path('predictions.tsv')
-    predict_to_file(reader, valid_data, predictions, topk, references)
-    print(json.dumps(evaluate(predictions, references), ensure_ascii=False))
+    predict_to_file(reader, valid_data, output_path('predictions.tsv'), topk, references)
+    print(json.dumps(evaluate(output_path('predictions.tsv'), references)))
 
 
 def load_reader():
@@ -665,7 +640,10 @@ def load_reader():
 def train_command(files):
     """Train, keep the best weights and score them."""
     require(*files[:5])
-    make_output_dir()
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{output_dir}: cannot be used as output_dir ({error.strerror}); choose another') from None
     keras.utils.set_random_seed(seed)
     webqa, sogouqa = read_dataset(files.webqa), read_dataset(files.sogouqa)
     references = load_references(files, sogouqa)
@@ -676,6 +654,8 @@ def train_command(files):
         log('no checkpoint: BERT starts from random weights')
     reader = ReadingComprehension(model, tokenizer, mode)
     write_config(files)
+    if not train_data:
+        raise UserError(f'{files.webqa}: no complete record to train on, nor in {files.sogouqa}; see data/README.md')
     log(f'{len(train_data)} questions to train on, {len(valid_data)} to validate')
     with contextlib.redirect_stdout(sys.stderr):  # Keras's progress is no result
         build_train_model(model).fit(
@@ -695,16 +675,10 @@ def train_command(files):
 
 def write_config(files):
     """Write the constants, paths and versions in use to config.json."""
-    packages = {'tensorflow': tf, 'tf_keras': keras, 'bert4keras': bert4keras, 'numpy': np}
-    versions = {name: package.__version__ for name, package in packages.items()}
-    write_json(
-        'config.json',
-        {
-            'constants': {name: globals()[name] for name in constants},
-            'files': files._asdict(),
-            'versions': {'python': platform.python_version(), **versions},
-        },
-    )
+    versions = {package.__name__: package.__version__ for package in (tf, keras, bert4keras, np)}
+    values = {name: globals()[name] for name in constants}
+    versions['python'] = platform.python_version()
+    write_json('config.json', {'constants': values, 'files': files._asdict(), 'versions': versions})
 
 
 def eval_command(files):
@@ -720,11 +694,9 @@ def eval_command(files):
 def predict_command(path):
     """Print `id<TAB>answer` for every record of a file of questions."""
     data = read_dataset(path, labelled=False)
-    reader = load_reader()
-    for record in tqdm(data, desc='reading', unit='question', file=sys.stderr):
-        text = answer_record(reader, record, topk)
-        if text is not None:
-            print(f'{record["id"]}\t{text}', flush=True)
+    answers = answer_records(load_reader(), data, topk)
+    for question_id, text in tqdm(answers, total=len(data), desc='reading', unit='question', file=sys.stderr):
+        print(f'{question_id}\t{text}', flush=True)
 
 
 def parse_command_line(arguments):

@@ -1,9 +1,10 @@
 """The script as its users meet it: train, eval, predict, and what they may do wrong."""
 
 import csv
-import io
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -106,40 +107,47 @@ def test_predict_prints_a_line_for_every_question_with_an_id(demo, tmp_path):
     assert 'without id' in done.stderr and '谁？' in done.stderr
 
 
-def test_demo_corpus_is_what_make_demo_writes(tmp_path):
+@pytest.fixture(scope='module')
+def make_demo():
+    path = os.path.join(ROOT, 'data', 'demo', 'make_demo.py')
+    specification = importlib.util.spec_from_file_location('make_demo', path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_demo_corpus_is_what_make_demo_writes(make_demo, tmp_path):
     """Same seed, same bytes; the checkpoint alone takes too long to write again."""
-    sys.path.insert(0, os.path.join(ROOT, 'data', 'demo'))
-    try:
-        import make_demo
-    finally:
-        sys.path.pop(0)
     make_demo.write_corpus(str(tmp_path))
     for name in 'WebQA.json', 'SogouQA.json', 'qid_answer_expand', 'vocab.txt':
         with open(os.path.join(ROOT, 'data', 'demo', name), 'rb') as file:
             assert file.read() == (tmp_path / name).read_bytes(), name
 
 
-def test_demo_names_of_validation_never_occur_in_training(demo, script):
-    """Nor in another validation question; and the corpus holds what makes reading hard."""
-    folder, _ = demo
-    script.output_dir = str(folder)
+def test_demo_corpus_makes_reading_hard(script, make_demo):
+    """No entity is asked about twice; passages are repeated, contradict the others, or all have no answer."""
     files = script.locate_files()
+    assert files.demo
     webqa, sogouqa = script.load_questions(files.webqa), script.load_questions(files.sogouqa)
-    train_data, valid_data = script.split(webqa, sogouqa)
-    read = ''.join(json.dumps(record, ensure_ascii=False) for record in train_data)
-    for question in valid_data:
-        answers = [p['answer'] for p in question['passages'] if p['answer']]
-        assert answers
-        # the name is the longest piece of the question that stands in a passage
-        pieces = [question['question'][i:j] for i in range(20) for j in range(i + 2, i + 12)]
-        name = max((p for p in pieces if p in question['passages'][0]['passage'] or p in answers), key=len, default='')
-        assert name == '' or len(name) < 4 or name not in read
-    passages = [[p['passage'] for p in question['passages']] for question in webqa + sogouqa]
-    labels = [{p['answer'] for p in question['passages']} for question in webqa + sogouqa]
-    assert sum(len(set(texts)) < len(texts) for texts in passages) > 300  # repeated
-    assert sum(len(answers - {''}) > 1 for answers in labels) > 200  # contradicting
-    assert sum(answers == {''} for answers in labels[: len(webqa)]) > 100  # answered by no passage
-    assert sum(any(' ' in answer for answer in answers) for answers in labels) > 50  # lists
+    templates = [
+        re.escape(template).replace(re.escape('{e}'), '(.+)')
+        for rules in make_demo.FACTS.values()
+        for _, templates, _ in rules.values()
+        for template in templates.split('|')
+    ]
+    entities = [
+        max(match[1] for template in templates if (match := re.fullmatch(template, record['question'])))
+        for record in webqa + sogouqa
+    ]
+    assert len(set(entities)) == len(entities) == 3600
+    passages = [[p['passage'] for p in record['passages']] for record in webqa + sogouqa]
+    answers = [[p['answer'] for p in record['passages']] for record in webqa + sogouqa]
+    assert all(3 <= len(texts) <= 8 for texts in passages)
+    assert sum(len(set(texts)) < len(texts) for texts in passages) > 500
+    assert sum(len({*some} - {''}) > 1 for some in answers) > 300
+    assert sum(not any(some) for some in answers[: len(webqa)]) > 200
+    assert all(any(some) for some in answers[len(webqa) :])
+    assert sum(any(' ' in answer for answer in some) for some in answers) > 100
 
 
 # ------------------------------------------------------------------------------------------- small models
@@ -256,7 +264,14 @@ def changed_record(**changes):
         (change('bert_config.json', '{"vocab_size": 3'), [], ['bert_config.json: not a BERT configuration']),
         (change('bert_config.json', '{}'), [], ['bert_config.json: not a BERT configuration', 'vocab_size']),
         (change('output', 'a file'), [], ['output: cannot be used as output_dir']),
-        (None, ['--max_q_len=400'], ['BERT reads 512 tokens; lower max_p_len']),
+        (None, ['--max_q_len=400'], ['too few max_position_embeddings; lower max_p_len']),
+        (
+            change('bert_config.json', json.dumps({'vocab_size': 58, 'max_position_embeddings': '512'})),
+            [],
+            ['TypeError'],
+        ),
+        (change('WebQA.json', '[' * 100000), [], ['WebQA.json: nested too deeply']),
+        (change('WebQA.json', f'[{"1" * 5000}]'), [], ['WebQA.json: nested too deeply, or a number too long']),
         (None, ['--checkpoint_path=nowhere.ckpt'], ['missing: nowhere.ckpt']),
         (None, ['--data_dir=nowhere'], ['missing: nowhere/WebQA.json, nowhere/SogouQA.json']),
         (None, ['--topk=two'], ['--topk', "invalid int value: 'two'"]),
@@ -320,6 +335,13 @@ def test_saved_order_of_other_data_is_refused(call, small):
     write_json(small / 'SogouQA.json', [record(f'S{i}') for i in range(7)])
     status, _, err = call('eval')
     assert status == 2 and 'random_order.json: no order of 7 records' in err.splitlines()[-1]
+
+
+def test_nothing_to_train_on_is_named(call, small):
+    write_json(small / 'WebQA.json', [{'id': 'W1'}])
+    write_json(small / 'SogouQA.json', [record('S1')])
+    status, _, err = call('train')
+    assert status == 2 and 'no complete record to train on' in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -411,9 +433,9 @@ def test_real_data_trains_and_evaluates_end_to_end(shared, tmp_path):
     ]  # fmt: skip
     done = run('train', *options)
     assert done.returncode == 0, done.stderr[-2000:]
-    warning = '1 of 22 records lack something and are left out of training: record 22 (no id, no question)'
+    warning = '1 of 22 records lack something and are not trained on: record 22 (no id, no question)'
     assert done.stderr.count(warning) == 1 and 'the file looks cut off' in done.stderr
     again = run('eval', *options)
     assert again.returncode == 0 and last_line(again.stdout) == last_line(done.stdout)
-    rows = list(csv.reader(io.StringIO((tmp_path / 'output' / 'predictions.tsv').read_text(encoding='utf-8'))))
+    rows = (tmp_path / 'output' / 'predictions.tsv').read_text(encoding='utf-8').splitlines()
     assert len(rows) in (7, 8)  # every third of 22 records, without the one that has no id

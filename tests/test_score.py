@@ -125,7 +125,7 @@ def test_list_is_split_at_single_spaces():
     for answer in '印度  巴西', '印度，，巴西', '印度\t巴西', '印度＃巴西', '印度\u00a0巴西', '印度', '印度 巴西 中国':
         assert not score_answer(answer, reference).correct, answer
     assert score_answer('印度#巴西', reference).correct
-    assert score_answer('印度  巴西', Reference('巴西、 印度', ())).correct
+    assert score_answer('印度  巴西', Reference('巴西、 印度', ('巴西',))).correct
 
 
 def test_list_must_be_that_of_the_standard_answer():
