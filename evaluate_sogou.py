@@ -198,11 +198,32 @@ def dataset_answers(records):
     return references
 
 
+def log(message):
+    """Print one line to standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def load_references(official_answers, dataset, records):
+    """Return {id: Reference}: the official answers if that file exists, else the passages' own; say which.
+
+    official_answers, dataset: paths; records: those of the dataset. Raises UserError where an id has no answer.
+    """
+    if not os.path.isfile(official_answers):
+        log(f'scoring against the answers in {dataset}: no {os.path.basename(official_answers)} beside it')
+        return dataset_answers(records)
+    references = load_official_answers(official_answers)
+    unknown = [record['id'] for record in records if record.get('id') and record['id'] not in references]
+    if unknown:
+        raise UserError(f'{official_answers}: lacks the id {unknown[0]!r} of {dataset}; move it elsewhere')
+    log(f'scoring against the official answers in {official_answers}')
+    return references
+
+
 def load_questions(path, labelled=True):
     """Read a dataset: a list of {"id", "question", "passages": [{"passage", "answer"}, ...]}.
 
-    Records that lack an id, a question or passages are kept, see `defects`. Unless `labelled`, a passage may lack
-    its answer, which becomes ''. Raises UserError that names file, record and cure for anything else.
+    Records that lack an id, a question or passages are kept, see `defects`, and named in one line. Unless
+    `labelled`, a passage may lack its answer, which becomes ''. Raises UserError for anything else.
     """
     text = read_text(path)
     try:
@@ -223,6 +244,11 @@ def load_questions(path, labelled=True):
             raise UserError(f'{place} has the id {question_id!r} of record {positions[question_id]}; ids must differ')
         if question_id is not None:
             positions[question_id] = number
+    named = [f'{i} (no {", no ".join(defects(record))})' for i, record in enumerate(records, 1) if defects(record)]
+    if named:
+        first = f'record {", ".join(named[:10])}{", ..." if len(named) > 10 else ""}'
+        cut_off = '; the file looks cut off' if defects(records[-1]) else ''
+        log(f'{path}: {len(named)} of {len(records)} records lack something and are not trained on: {first}{cut_off}')
     return records
 
 

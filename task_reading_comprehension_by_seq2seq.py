@@ -12,6 +12,7 @@ Edit the constants and rerun, or give one once as --name=value. Without the real
 """
 
 import argparse
+import collections
 import contextlib
 import difflib
 import json
@@ -46,7 +47,6 @@ import numpy as np
 from bert4keras.backend import K
 from bert4keras.layers import Loss
 from bert4keras.models import build_transformer_model
-from bert4keras.snippets import sequence_padding
 from bert4keras.tokenizers import Tokenizer, load_vocab
 from tqdm import tqdm
 
@@ -54,11 +54,11 @@ from evaluate_sogou import (
     Parser,
     Tally,
     UserError,
-    dataset_answers,
     defects,
     evaluate,
-    load_official_answers,
     load_questions,
+    load_references,
+    log,
     read_text,
     score_answer,
     write_text,
@@ -90,47 +90,29 @@ topk = 1                    # beam width
 # ------------------------------------------------------------------------------------------------- the end
 constants = [name for name, value in globals().items() if not name.startswith('_') and type(value) in (int, float, str)]
 # {constant: (its value above, the one for the demo's tiny model as long as it has that value)}
+file_names = {
+    'webqa': 'WebQA.json', 'sogouqa': 'SogouQA.json', 'config': 'bert_config.json', 'checkpoint': 'bert_model.ckpt',
+    'vocabulary': 'vocab.txt', 'official_answers': 'qid_answer_expand',
+}  # fmt: skip
 demo_constants = {'batch_size': (32, 64), 'learning_rate': (1e-5, 1e-3)}
 
 
 # ---------------------------------------------------------------------------------------------------- files
 
 
-class Files(typing.NamedTuple):
-    """The paths that a command reads, and whether they are the demo's."""
-
-    webqa: str
-    sogouqa: str
-    config: str
-    checkpoint: str
-    vocabulary: str
-    official_answers: str
-    demo: bool
-
-
 def locate_files():
-    """Return the Files that the constants mean; none need exist."""
-    data = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'data')
+    """Return {what it is: path} of the files that the constants mean, none of which need exist, and 'demo': bool."""
+    here = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'data')
+    given = {'config': config_path, 'checkpoint': checkpoint_path, 'vocabulary': dict_path}
 
     def files_in(folder, demo):
-        def choose(constant, name):
-            return os.path.join(folder, name) if constant == 'auto' else constant
+        files = {name: os.path.join(folder, file_name) for name, file_name in file_names.items()}
+        return {**files, **{name: path for name, path in given.items() if path != 'auto'}, 'demo': demo}
 
-        return Files(
-            os.path.join(folder, 'WebQA.json'),
-            os.path.join(folder, 'SogouQA.json'),
-            choose(config_path, 'bert_config.json'),
-            choose(checkpoint_path, 'bert_model.ckpt'),
-            choose(dict_path, 'vocab.txt'),
-            os.path.join(folder, 'qid_answer_expand'),
-            demo,
-        )
-
-    real = files_in(data if data_dir == 'auto' else data_dir, demo=False)
-    untouched = {data_dir, config_path, checkpoint_path, dict_path} == {'auto'}
-    if untouched and not any(map(exists, real[:5])):
-        return files_in(os.path.join(data, 'demo'), demo=True)
-    return real
+    files = files_in(here if data_dir == 'auto' else data_dir, demo=False)
+    if {data_dir, *given.values()} == {'auto'} and not any(map(exists, list(files.values())[:5])):
+        return files_in(os.path.join(here, 'demo'), demo=True)
+    return files
 
 
 def exists(path):
@@ -150,28 +132,7 @@ def output_path(name):
     return os.path.join(output_dir, name)
 
 
-def write_json(name, value):
-    """Write a value as JSON into `output_dir`, all or nothing."""
-    write_text(output_path(name), json.dumps(value, ensure_ascii=False, indent=4) + '\n')
-
-
-def log(message):
-    """Print one line to standard error."""
-    print(message, file=sys.stderr, flush=True)
-
-
 # ----------------------------------------------------------------------------------------------------- data
-
-
-def read_dataset(path, labelled=True):
-    """Read a dataset with `load_questions` and name, in one line, the records that lack something."""
-    records = load_questions(path, labelled)
-    named = [f'{i} (no {", no ".join(defects(record))})' for i, record in enumerate(records, 1) if defects(record)]
-    if named:
-        first = f'record {", ".join(named[:10])}{", ..." if len(named) > 10 else ""}'
-        cut_off = '; the file looks cut off' if defects(records[-1]) else ''
-        log(f'{path}: {len(named)} of {len(records)} records lack something and are not trained on: {first}{cut_off}')
-    return records
 
 
 def split(webqa, sogouqa):
@@ -190,7 +151,7 @@ def split(webqa, sogouqa):
             raise UserError(f'{path}: no order of {len(sogouqa)} records; delete it or change output_dir') from None
     else:
         random_order = np.random.default_rng(seed).permutation(len(sogouqa)).tolist()
-        write_json('random_order.json', random_order)
+        write_text(path, json.dumps(random_order) + '\n')
     valid_data = [sogouqa[j] for i, j in enumerate(random_order) if i % 3 == 0]
     rest = [sogouqa[j] for i, j in enumerate(random_order) if i % 3 != 0]
     return [record for record in rest + rest + webqa if not defects(record)], valid_data
@@ -281,9 +242,8 @@ def build_model(config, checkpoint, keep_tokens, vocabulary_size):
         stddev = float(sizes.get('initializer_range', 0.02))
         with warnings.catch_warnings():  # of initial weights that come out alike; they are drawn anew below
             warnings.simplefilter('ignore')
-            transformer = build_transformer_model(
-                config, model='bert', application='unilm', keep_tokens=keep_tokens, return_keras_model=False
-            )
+            options = {'application': 'unilm', 'keep_tokens': keep_tokens, 'return_keras_model': False}
+            transformer = build_transformer_model(config, model='bert', **options)
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         raise UserError(f'{config}: not a BERT configuration ({type(error).__name__}: {first_line(error)})') from None
     if checkpoint:
@@ -390,101 +350,256 @@ class Answer(typing.NamedTuple):
     score: float
 
 
+class Memory(typing.NamedTuple):
+    """What UniLM remembers: for each layer keys and values of the sources and of the beams."""
+
+    lengths: np.ndarray  # int32 [rows], tokens of each source
+    rows: np.ndarray  # int32 [blocks], whose block of tokens it is
+    filled: np.ndarray  # int32 [blocks], how many of its tokens count
+    sources: list  # float32 [blocks, heads, block, size]
+    beams: list  # float32 [rows, heads, beams, written, size]
+
+
+class UniLM:
+    """bert4keras's model, computed without padding and without reading anything twice.
+
+    Under the UniLM mask no source token sees the answer. So keys and values of a source are computed once, `read`, and
+    those of each new token of the answer are added, `write`. Linear layers work on packed tokens, [tokens, width];
+    only attention pads. The variables are those of `model`: training it trains this.
+    """
+
+    block = 32  # tokens
+    tokens_at_once = 2048  # more would leave the processor's cache
+
+    def __init__(self, model, end_id):
+        self.layer, self.end_id = model.get_layer, end_id
+        self.attentions = [layer.name for layer in model.layers if layer.name.endswith('MultiHeadSelfAttention')]
+        attention = self.layer(self.attentions[0])
+        self.heads, self.size = attention.heads, attention.key_size
+        self.masks_queries = not hasattr(attention, 'normalization')  # as bert4keras did before 0.10
+        self.mapping = [layer.weights for layer in model.layers if layer.name == 'Embedding-Mapping']
+        self.activation = self.layer('MLM-Dense').activation
+        # dimensions that vary are open, so that nothing is traced twice
+        ids = [tf.TensorSpec([None] * rank, tf.int32) for rank in range(4)]
+        sources, beams = [None, self.heads, self.block, self.size], [None, self.heads, None, None, self.size]
+        pairs = [[(tf.TensorSpec(shape),) * 2] * len(self.attentions) for shape in (sources, beams)]
+        self._encode = tf.function(self._encode, input_signature=[ids[1], ids[1]])
+        self.write = tf.function(self.write, input_signature=[Memory(ids[1], ids[1], ids[1], *pairs), ids[3], ids[2]])
+
+    def read(self, sources):
+        """Read sources, lists of token ids sorted by length.
+
+        Returns which have an answer, bool [sources]: their most probable first token is not [SEP]; the probabilities
+        of that token, float32 [rows, 1, vocab], and a Memory, both of these sources only.
+        """
+        lengths, parts, start = np.array([len(source) for source in sources], np.int32), [], 0
+        while start < len(sources):
+            padded = lengths[start:] * np.arange(1, len(sources) - start + 1)
+            stop = start + max(1, np.count_nonzero(padded <= self.tokens_at_once))
+            token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
+            parts.append(self._encode(token_ids, lengths[start:stop]))
+            start = stop
+        answerable, probas, kept = tf.nest.map_structure(lambda *tensors: tf.concat(tensors, 0), *parts)
+        lengths = lengths[answerable]
+        blocks = -(-lengths // self.block)  # [rows]
+        rows = np.repeat(np.arange(len(blocks), dtype=np.int32), blocks)  # [blocks]
+        before = np.arange(len(rows)) - np.repeat(np.cumsum(blocks) - blocks, blocks)  # [blocks], of the same row
+        filled = np.minimum(lengths[rows] - self.block * before, self.block).astype(np.int32)
+        nothing = tf.zeros([len(blocks), self.heads, 1, 0, self.size])
+        return answerable.numpy(), probas, Memory(lengths, rows, filled, kept, [(nothing, nothing)] * len(kept))
+
+    def _encode(self, token_ids, lengths):
+        # token_ids [tokens]: the sources one after another; lengths [rows]
+        rows, longest = tf.size(lengths), -(-tf.reduce_max(lengths) // self.block) * self.block
+        ends = tf.cumsum(lengths)  # [rows]
+        numbers = tf.range(tf.size(token_ids))
+        positions = numbers - tf.repeat(ends - lengths, lengths)  # [tokens]
+        places = tf.repeat(tf.range(rows) * longest, lengths) + positions  # [tokens], where each is when padded
+        slots = tf.scatter_nd(places[:, None], numbers, [rows * longest])
+        padding = tf.where(tf.sequence_mask(lengths, longest), 0.0, -1e12)[:, None, None]  # [rows, 1, 1, longest]
+
+        def pad(x):
+            x = tf.reshape(tf.gather(x, slots), [rows, longest, self.heads, self.size])
+            return tf.transpose(x, [0, 2, 1, 3])  # [rows, heads, longest, size]
+
+        x, kept = self.embed(token_ids, 0, positions), []  # [tokens, width]
+        for name in self.attentions:
+            query, key, value = self.project(x, name)
+            key, value = pad(key), pad(value)
+            kept.append((key, value))
+            if name == self.attentions[-1]:  # of the last layer, only what predicts the first token
+                x, places = tf.gather(x, ends - 1), tf.range(rows)
+                query = tf.reshape(tf.gather(query, ends - 1), [rows, self.heads, 1, self.size])
+            else:
+                query = pad(query)
+            scores = tf.matmul(query, key, transpose_b=True) + padding  # [rows, heads, queries, longest]
+            attended = tf.transpose(tf.matmul(tf.nn.softmax(scores), value), [0, 2, 1, 3])
+            attended = tf.gather(tf.reshape(attended, [-1, self.heads * self.size]), places)  # [tokens, width]
+            x = self.finish_layer(x, attended, name)
+        probas = self.next_probas(x)  # [rows, vocab]
+        answerable = tf.argmax(probas, -1, tf.int32) != self.end_id  # [rows]
+        lengths *= tf.cast(answerable, tf.int32)
+        used = tf.range(0, longest, self.block) < lengths[:, None]  # [rows, blocks of the longest]
+
+        def blocks(x):
+            x = tf.reshape(x, [rows, self.heads, -1, self.block, self.size])
+            return tf.boolean_mask(tf.transpose(x, [0, 2, 1, 3, 4]), used)  # [blocks, heads, block, size]
+
+        return answerable, tf.boolean_mask(probas, answerable)[:, None], tf.nest.map_structure(blocks, kept)
+
+    def write(self, memory, output_ids, parents):
+        """Write the last token of each beam.
+
+        output_ids: int32 [rows, beams, written], the beams so far; parents: int32 [rows, beams], the one that each
+        extends. Returns the probabilities of the next token, float32 [rows, beams, vocab], and the longer Memory.
+        """
+        rows, beams, written = tf.unstack(tf.shape(output_ids))
+        is_pad = tf.cast(output_ids == 0, tf.float32)  # bert4keras takes a written [PAD] for padding
+        counted = 1 - is_pad[:, :, -1:] if self.masks_queries else tf.ones([rows, beams, 1])
+        hidden = -1e12 * is_pad[:, None]  # [rows, 1, beams, written]
+        outside = tf.where(tf.sequence_mask(memory.filled, self.block), 0.0, -1e12)[:, None, None]
+
+        def split(x):
+            return tf.transpose(tf.reshape(x, [rows, beams, self.heads, self.size]), [0, 2, 1, 3])
+
+        positions = tf.repeat(memory.lengths + written - 1, beams)
+        x, longer = self.embed(tf.reshape(output_ids[:, :, -1], [-1]), 1, positions), []  # [rows * beams, width]
+        for name, source, beam in zip(self.attentions, memory.sources, memory.beams, strict=True):
+            query, *added = map(split, self.project(x, name))  # [rows, heads, beams, size]
+            old = [tf.gather(tensor, parents, axis=2, batch_dims=1) for tensor in beam]
+            key, value = (tf.concat([a, b[:, :, :, None]], 3) for a, b in zip(old, added, strict=True))
+            longer.append((key, value))  # [rows, heads, beams, written, size]
+            # one softmax over the blocks of the source, far, and the tokens of the beam, near
+            near = tf.linalg.matvec(key, query) + hidden  # [rows, heads, beams, written]
+            far = tf.matmul(tf.gather(query, memory.rows), source[0], transpose_b=True)
+            far += outside  # [blocks, heads, beams, block]
+            highest = tf.math.unsorted_segment_max(tf.reduce_max(far, -1), memory.rows, rows)
+            highest = tf.maximum(highest, tf.reduce_max(near, -1))  # [rows, heads, beams]
+            near, far = tf.exp(near - highest[..., None]), tf.exp(far - tf.gather(highest, memory.rows)[..., None])
+            total = tf.math.unsorted_segment_sum(tf.reduce_sum(far, -1), memory.rows, rows) + tf.reduce_sum(near, -1)
+            attended = tf.math.unsorted_segment_sum(tf.matmul(far, source[1]), memory.rows, rows)
+            attended += tf.linalg.matvec(value, near, transpose_a=True)  # [rows, heads, beams, size]
+            attended = tf.transpose(attended / total[..., None], [0, 2, 1, 3])
+            attended = tf.reshape(attended, [rows * beams, self.heads * self.size])
+            x = self.finish_layer(x, attended, name, tf.reshape(counted, [-1, 1]))
+        return tf.reshape(self.next_probas(x), [rows, beams, -1]), memory._replace(beams=longer)
+
+    def dense(self, x, kernel, bias):
+        """Return [tokens, units] of x, [tokens, width]."""
+        return tf.nn.bias_add(tf.matmul(x, kernel), bias)
+
+    def embed(self, token_ids, segment_id, positions):
+        """Return [tokens, width] of token_ids and positions, both [tokens]."""
+        x = tf.gather(self.layer('Embedding-Token').embeddings, token_ids)
+        x += self.layer('Embedding-Segment').embeddings[segment_id]
+        x = self.layer('Embedding-Norm')(x + tf.gather(self.layer('Embedding-Position').embeddings, positions))
+        return self.dense(x, *self.mapping[0]) if self.mapping else x
+
+    def project(self, x, name):
+        """Return queries, scaled, keys and values, each [tokens, width]."""
+        weights = self.layer(name).weights
+        query, key, value = (self.dense(x, *weights[i : i + 2]) for i in (0, 2, 4))
+        return query * self.size**-0.5, key, value
+
+    def finish_layer(self, x, attended, name, counted=1.0):
+        """Return the output of a layer, [tokens, width], from its input and what attention gathered."""
+        x = self.layer(f'{name}-Norm')(x + counted * self.dense(attended, *self.layer(name).weights[6:]))
+        name = name.replace('MultiHeadSelfAttention', 'FeedForward')
+        weights = self.layer(name).weights
+        return self.layer(f'{name}-Norm')(x + self.dense(self.activation(self.dense(x, *weights[:2])), *weights[2:]))
+
+    def next_probas(self, x):
+        """Return the probabilities of the next token, [tokens, vocab], from the last layer's output."""
+        x = self.layer('MLM-Norm')(self.activation(self.dense(x, *self.layer('MLM-Dense').weights)))
+        logits = tf.matmul(x, self.layer('Embedding-Token').embeddings, transpose_b=True)
+        return tf.nn.softmax(tf.nn.bias_add(logits, self.layer('MLM-Bias').weights[0]))
+
+
 class ReadingComprehension:
-    """Answers a question from several passages; their votes decide every token (kexue.fm/archives/7115).
+    """Answers questions from several passages each; their votes decide every token (kexue.fm/archives/7115).
 
     model: as `build_model` returns it; tokenizer: as `load_tokenizer` does; mode: 'extractive' or 'generative'.
     """
 
+    tokens_together = 12288  # questions are read together until they have so many
+
     def __init__(self, model, tokenizer, mode='extractive'):
-        self.model = model
-        self.tokenizer = tokenizer
-        self.mode = mode
+        self.model, self.tokenizer, self.mode = model, tokenizer, mode
         self.end_id = tokenizer._token_end_id
-        rows = tf.TensorSpec([None, None], tf.float32)
-
-        @tf.function(input_signature=[rows, rows, tf.TensorSpec([None], tf.int32)])
-        def next_probas(token_ids, segment_ids, lengths):
-            probas = model([token_ids, segment_ids], training=False)  # [rows, length, vocab]
-            return tf.gather(probas, lengths - 1, batch_dims=1)  # [rows, vocab]
-
-        self._next_probas = next_probas
+        self.unilm = UniLM(model, self.end_id)
 
     def answer(self, question, passages, topk=1):
         """Read the passages and answer the question.
 
         question: str; passages: list of str; topk: beam width. Returns an Answer.
         """
-        unified = [unify_separators(passage) for passage in passages]
-        p_token_ids = [self.tokenizer.encode(passage, maxlen=max_p_len)[0] for passage in unified]
-        q_token_ids = self.tokenizer.encode(question, maxlen=max_q_len + 1)[0]
-        output_ids, score, remaining = self.beam_search(p_token_ids, q_token_ids[1:], topk)
-        for i in remaining:
-            start = find(output_ids, p_token_ids[i][1:-1])
-            if output_ids and start is not None:
-                span = self._offsets(unified[i], start, start + len(output_ids))
-                if span:
-                    return Answer(passages[i][slice(*span)], i, *span, output_ids, score)
-        return Answer(self.tokenizer.decode(output_ids), None, None, None, output_ids, score)
+        return next(self.answers([(question, passages)], topk))
 
     def answers(self, questions, topk=1):
-        """Yield an Answer for each (question, passages)."""
-        for question, passages in questions:
-            yield self.answer(question, passages, topk)
+        """Yield an Answer for each (question, passages); several questions are read together."""
+        group, tokens = [], 0
+        for number, (question, passages) in enumerate(questions, 1):
+            unified = [unify_separators(passage) for passage in passages]
+            p_token_ids = [self.tokenizer.encode(passage, maxlen=max_p_len)[0] for passage in unified]
+            q_token_ids = self.tokenizer.encode(question, maxlen=max_q_len + 1)[0][1:]
+            group.append((passages, p_token_ids, q_token_ids))
+            tokens += sum(len(token_ids) + len(q_token_ids) for token_ids in p_token_ids)
+            if tokens >= self.tokens_together or number == len(questions):
+                searches = self.beam_search([task[1:] for task in group], topk)
+                yield from (self._locate(*task[:2], search) for task, search in zip(group, searches, strict=True))
+                group, tokens = [], 0
 
-    def beam_search(self, p_token_ids, q_token_ids, topk):
-        """Write the answer token by token, keeping the best `topk` beams.
+    def beam_search(self, questions, topk):
+        """Write the answers of several questions token by token, keeping the best `topk` beams of each.
 
-        p_token_ids: a list of token ids for each passage, with [CLS] and [SEP]; q_token_ids: those of the
-        question, with [SEP]. Returns (token ids of the answer without [SEP], score, indices of the passages that
-        have an answer).
+        questions: list of (p_token_ids, q_token_ids): token ids of each passage, with [CLS] and [SEP], and of the
+        question, with [SEP]. Returns a finished Search for each.
         """
-        remaining = list(range(len(p_token_ids)))
-        output_ids, output_scores = np.empty([1, 0], int), np.zeros(1)
-        for step in range(max_a_len):
-            # 1. what each passage predicts after each beam
-            sources = [p_token_ids[i] + q_token_ids for i in remaining]
-            probas = self.predict(sources, output_ids)  # [passages, beams, vocab]
-            if step == 0:
-                # 2. a passage whose first token would be [SEP] has no answer and leaves for good
-                answerable = probas[:, 0].argmax(-1) != self.end_id  # [passages]
-                if not answerable.any():
-                    return [], 0.0, []
-                probas, remaining = probas[answerable], [i for i in remaining if answerable[i]]
-            if self.mode == 'extractive':
-                # 3. the answer must stand in a passage
-                fragments = [p_token_ids[i][1:-1] for i in remaining]
-                probas = probas * allowed_tokens(fragments, output_ids, self.end_id, probas.shape[-1])
+        searches = [Search(topk, self.end_id) for _ in questions]
+        places = collections.defaultdict(list)  # a passage given several times is read once and votes as often
+        for i, (p_token_ids, q_token_ids) in enumerate(questions):
+            for j, token_ids in enumerate(p_token_ids):
+                places[i, (*token_ids, *q_token_ids)].append(j)
+        if not places:
+            return searches
+        rows = sorted(places, key=lambda row: len(row[1]))
+        # 1. what each passage predicts
+        answerable, probas, memory = self.unilm.read([source for _, source in rows])  # [passages, beams, vocab]
+        # 2. a passage whose first token would be [SEP] has no answer and leaves for good
+        rows = [row for row, stays in zip(rows, answerable, strict=True) if stays]
+        for i, source in rows:
+            searches[i].begin(places[i, source], questions[i][0])
+        owners, counts = [i for i, _ in rows], np.array([len(places[row]) for row in rows], np.float32)
+        while not all(search.finished for search in searches):
+            if searches[0].output_ids[0]:
+                # 1. again, after what each beam has written
+                output_ids = np.array([searches[i].output_ids for i in owners], np.int32)
+                parents = np.array([searches[i].parents for i in owners], np.int32)
+                probas, memory = self.unilm.write(memory, output_ids, parents)
             # 4. the passages vote
-            votes = vote(probas)  # [beams, vocab]
+            votes = vote(probas, counts, owners, len(searches))  # [questions, beams, vocab]
+            # 3. in extractive mode what stands in no passage becomes 0, which is the same before the vote and after
+            if self.mode == 'extractive':
+                votes *= allowed_tokens(searches, votes.shape)
             # 5. the best beams go on
-            output_ids, output_scores = extend_beams(output_ids, output_scores, votes, topk)
+            best = extend_beams(searches, votes, topk)
             # 6. the best beam ends the search; another finished one is dropped
-            best, finished = output_scores.argmax(), output_ids[:, -1] == self.end_id
-            if finished[best]:
-                return output_ids[best, :-1].tolist(), output_scores[best].item(), remaining
-            output_ids, output_scores = output_ids[~finished], output_scores[~finished]
-            topk = len(output_ids)
-        best = output_scores.argmax()
-        return output_ids[best].tolist(), output_scores[best].item(), remaining
+            for search, *values in zip(searches, *best, strict=True):
+                search.extend(*values)
+        return searches
 
-    def predict(self, sources, output_ids):
-        """Return the probabilities of the next token, float32 [len(sources), len(output_ids), vocab].
-
-        sources: token ids of each passage with the question; output_ids: int [beams, written], the beams so far.
-        """
-        rows = [source + beam for source in sources for beam in output_ids.tolist()]
-        written = output_ids.shape[1]
-        probas = []
-        for start in range(0, len(rows), batch_size):
-            token_ids = rows[start : start + batch_size]
-            lengths = np.array([len(row) for row in token_ids])
-            segment_ids = [[0] * (length - written) + [1] * written for length in lengths]
-            probas.append(self._next_probas(sequence_padding(token_ids), sequence_padding(segment_ids), lengths))
-        return np.concatenate(probas).reshape(len(sources), len(output_ids), -1)
+    def _locate(self, passages, p_token_ids, search):
+        length = len(search.answer)
+        for i in search.remaining:
+            fragment = p_token_ids[i][1:-1]
+            for start in range(len(fragment) - length + 1):
+                if search.answer and fragment[start : start + length] == search.answer:
+                    span = self._offsets(unify_separators(passages[i]), start, start + length)
+                    if span:
+                        return Answer(passages[i][slice(*span)], i, *span, search.answer, search.score)
+        return Answer(self.tokenizer.decode(search.answer), None, None, None, search.answer, search.score)
 
     def _offsets(self, passage, start, end):
-        """Return the character offsets (start, end) of tokens start to end of a passage, or None."""
         tokens = self.tokenizer.tokenize(passage)[1 : end + 1]
         try:
             # İ is the one character whose lower case is two characters
@@ -497,51 +612,84 @@ class ReadingComprehension:
         return first, last
 
 
-def find(needle, haystack):
-    """Return the first position of a list in another, or None."""
-    positions = range(len(haystack) - len(needle) + 1)
-    return next((i for i in positions if haystack[i : i + len(needle)] == needle), None)
+class Search:
+    """The beams of one question: where they stand in its passages, which go on, and when one is the answer."""
+
+    def __init__(self, topk, end_id):
+        self.topk, self.end_id = topk, end_id
+        self.output_ids, self.scores, self.parents = [[]], [0.0], [0]
+        self.remaining = []  # indices of the passages that have an answer
+        self.text = np.empty(0, int)  # their token ids
+        self.places = [self.text]  # for each beam, where in the text its next token may stand
+        self.finished, self.answer, self.score = True, [], 0.0  # until a passage has an answer
+
+    def begin(self, passages, p_token_ids):
+        """Let some passages take part, indices of the same text; p_token_ids: of all, with [CLS] and [SEP]."""
+        self.remaining = sorted(self.remaining + passages)
+        self.text = np.concatenate([self.text, p_token_ids[passages[0]][1:]])
+        self.places = [np.arange(len(self.text))]
+        self.finished = False
+
+    def extend(self, scores, parents, tokens):
+        """Go on with the best new beams, best first: their scores, the beams they extend, and by which tokens."""
+        best = scores[: self.topk].argmax()
+        if not self.finished:
+            self.answer, self.score = [*self.output_ids[parents[best]], int(tokens[best])], scores[best].item()
+            self.finished = tokens[best] == self.end_id or len(self.answer) == max_a_len
+            if tokens[best] == self.end_id:
+                self.answer.pop()
+        kept = [i for i, token in enumerate(tokens[: self.topk]) if token != self.end_id] or [0]
+        self.topk = len(kept)
+        kept += kept[:1] * (len(tokens) - self.topk)  # in place of a beam that was dropped, a copy that cannot win
+        self.scores = [*scores[kept[: self.topk]], *[-np.inf] * (len(tokens) - self.topk)]
+        self.parents, tokens = parents[kept], tokens[kept]
+        self.output_ids = [[*self.output_ids[p], token] for p, token in zip(self.parents, tokens, strict=True)]
+        before = [self.places[p][: 0 if self.finished else None] for p in self.parents]
+        self.places = [places[self.text[places] == token] + 1 for places, token in zip(before, tokens, strict=True)]
 
 
-def allowed_tokens(fragments, output_ids, end_id, vocab):
-    """Which tokens may follow each beam: [SEP], and what follows the beam's tokens in a passage.
-
-    fragments: token ids of each passage, without [CLS] and [SEP]; output_ids: int [beams, written].
-    Returns bool [beams, vocab].
-    """
-    allowed = np.zeros([len(output_ids), vocab], bool)
-    allowed[:, end_id] = True
-    written = output_ids.shape[1]
-    for beam, prefix in enumerate(output_ids.tolist()):
-        for fragment in fragments:
-            for i in range(len(fragment) - written):
-                if fragment[i : i + written] == prefix:
-                    allowed[beam, fragment[i + written]] = True
-    return allowed
-
-
-def vote(probas):
+def vote(probas, counts, owners, questions):
     """Make one score per token out of several passages' probabilities (kexue.fm/archives/7115).
 
     s(w) = sum_i p_i(w)^2 / (1 + sum_i p_i(w)): a passage that is sure counts more than one that is not.
 
-    probas: float32 [passages, beams, vocab]. Returns float32 [beams, vocab].
+    probas: float32 [passages, beams, vocab]; counts: float32 [passages], how often each was given; owners: int
+    [passages], which question's it is; questions: their number. Returns float32 [questions, beams, vocab].
     """
-    return (probas**2).sum(0) / (1 + probas.sum(0))
+    weighted = counts[:, None, None] * probas  # [passages, beams, vocab]
+    squares = tf.math.unsorted_segment_sum(weighted * probas, owners, questions)  # [questions, beams, vocab]
+    return squares / (1 + tf.math.unsorted_segment_sum(weighted, owners, questions))
 
 
-def extend_beams(output_ids, output_scores, votes, topk):
-    """Keep the best `topk` of beams x vocabulary, best first.
+def allowed_tokens(searches, shape):
+    """Return 1 for the tokens that may follow a beam, [SEP] and what goes on with a piece of a passage, else 0.
 
-    A token whose vote is 0 is never kept while another is left; ties go to the earlier beam, then the lower id.
-
-    output_ids: int [beams, written]; output_scores: float64 [beams]; votes: float32 [beams, vocab].
-    Returns the same two for the new beams, one token longer.
+    shape: [questions, beams, vocab]. Returns float32 of this shape.
     """
-    scores = output_scores[:, None] + np.log(votes + 1e-12)  # [beams, vocab]
-    order = np.lexsort((-scores.ravel(), votes.ravel() == 0))[:topk]  # [topk]; stable
-    beams, tokens = np.unravel_index(order, scores.shape)
-    return np.concatenate([output_ids[beams], tokens[:, None]], 1), scores[beams, tokens]
+    allowed = [
+        (i, beam, token)
+        for i, search in enumerate(searches)
+        for beam, places in enumerate(search.places)
+        for token in {search.end_id, *search.text[places].tolist()}
+    ]
+    return tf.scatter_nd(allowed, tf.ones(len(allowed)), shape)
+
+
+def extend_beams(searches, votes, topk):
+    """Find the best `topk` of beams x vocabulary for each question, best first.
+
+    A token whose vote is 0 is never taken while another is left; ties go to the earlier beam, then the lower id.
+
+    votes: float32 [questions, beams, vocab]. Returns scores, float64, the beams they extend and tokens, int32, NumPy
+    arrays [questions, topk]: all that leaves the device.
+    """
+    _, beams, vocab = votes.shape
+    scores = tf.cast(tf.math.log(votes + 1e-12), tf.float64)  # [questions, beams, vocab]
+    scores += tf.constant([search.scores for search in searches], tf.float64)[:, :, None]
+    scores = tf.reshape(scores, [-1, beams * vocab])
+    order = tf.where(tf.reshape(votes, scores.shape) > 0, scores, scores - 1e9)
+    best = tf.math.top_k(order, min(topk, beams * vocab)).indices  # [questions, topk]
+    return tf.gather(scores, best, batch_dims=1).numpy(), (best // vocab).numpy(), (best % vocab).numpy()
 
 
 # ------------------------------------------------------------------------------------------------- commands
@@ -608,19 +756,6 @@ class Evaluate(keras.callbacks.Callback):
             save_best_weights(self.reader.model)
 
 
-def load_references(files, sogouqa):
-    """Return {id: Reference}: the official answers where they lie in the data folder, else the passages' own."""
-    if not os.path.isfile(files.official_answers):
-        log(f'scoring against the answers in {files.sogouqa}: no {os.path.basename(files.official_answers)} beside it')
-        return dataset_answers(sogouqa)
-    references = load_official_answers(files.official_answers)
-    unknown = [record['id'] for record in sogouqa if record.get('id') and record['id'] not in references]
-    if unknown:
-        raise UserError(f'{files.official_answers}: lacks the id {unknown[0]!r} of SogouQA.json; move it elsewhere')
-    log(f'scoring against the official answers in {files.official_answers}')
-    return references
-
-
 def score_validation(reader, valid_data, references):
     """Answer the validation questions into predictions.tsv and print the official score as one JSON line."""
     predict_to_file(reader, valid_data, output_path('predictions.tsv'), topk, references)
@@ -630,32 +765,35 @@ def score_validation(reader, valid_data, references):
 def load_reader():
     """Return the reader that the constants mean, with the best weights of `train`."""
     files = locate_files()
-    require(files.config, files.vocabulary)
-    tokenizer, keep_tokens, vocabulary_size = load_tokenizer(files.vocabulary)
-    model = build_model(files.config, '', keep_tokens, vocabulary_size)
+    require(files['config'], files['vocabulary'])
+    tokenizer, keep_tokens, vocabulary_size = load_tokenizer(files['vocabulary'])
+    model = build_model(files['config'], '', keep_tokens, vocabulary_size)
     load_best_weights(model)
     return ReadingComprehension(model, tokenizer, mode)
 
 
 def train_command(files):
     """Train, keep the best weights and score them."""
-    require(*files[:5])
+    require(*list(files.values())[:5])
     try:
         os.makedirs(output_dir, exist_ok=True)
     except OSError as error:
         raise UserError(f'{output_dir}: cannot be used as output_dir ({error.strerror}); choose another') from None
     keras.utils.set_random_seed(seed)
-    webqa, sogouqa = read_dataset(files.webqa), read_dataset(files.sogouqa)
-    references = load_references(files, sogouqa)
+    webqa, sogouqa = load_questions(files['webqa']), load_questions(files['sogouqa'])
+    references = load_references(files['official_answers'], files['sogouqa'], sogouqa)
     train_data, valid_data = split(webqa, sogouqa)
-    tokenizer, keep_tokens, vocabulary_size = load_tokenizer(files.vocabulary)
-    model = build_model(files.config, files.checkpoint, keep_tokens, vocabulary_size)
-    if not files.checkpoint:
+    tokenizer, keep_tokens, vocabulary_size = load_tokenizer(files['vocabulary'])
+    model = build_model(files['config'], files['checkpoint'], keep_tokens, vocabulary_size)
+    if not files['checkpoint']:
         log('no checkpoint: BERT starts from random weights')
     reader = ReadingComprehension(model, tokenizer, mode)
-    write_config(files)
+    versions = {package.__name__: package.__version__ for package in (tf, keras, bert4keras, np)}
+    versions['python'] = platform.python_version()
+    config = {'constants': {name: globals()[name] for name in constants}, 'files': files, 'versions': versions}
+    write_text(output_path('config.json'), json.dumps(config, ensure_ascii=False, indent=4) + '\n')
     if not train_data:
-        raise UserError(f'{files.webqa}: no complete record to train on, nor in {files.sogouqa}; see data/README.md')
+        raise UserError(f'{files["webqa"]}: no complete record to train on, nor in {files["sogouqa"]}')
     log(f'{len(train_data)} questions to train on, {len(valid_data)} to validate')
     with contextlib.redirect_stdout(sys.stderr):  # Keras's progress is no result
         build_train_model(model).fit(
@@ -673,27 +811,19 @@ def train_command(files):
     score_validation(reader, valid_data, references)
 
 
-def write_config(files):
-    """Write the constants, paths and versions in use to config.json."""
-    versions = {package.__name__: package.__version__ for package in (tf, keras, bert4keras, np)}
-    values = {name: globals()[name] for name in constants}
-    versions['python'] = platform.python_version()
-    write_json('config.json', {'constants': values, 'files': files._asdict(), 'versions': versions})
-
-
 def eval_command(files):
     """Score validation with the best weights."""
-    require(files.sogouqa)
+    require(files['sogouqa'])
     reader = load_reader()
-    sogouqa = read_dataset(files.sogouqa)
-    references = load_references(files, sogouqa)
+    sogouqa = load_questions(files['sogouqa'])
+    references = load_references(files['official_answers'], files['sogouqa'], sogouqa)
     _, valid_data = split([], sogouqa)
     score_validation(reader, valid_data, references)
 
 
 def predict_command(path):
     """Print `id<TAB>answer` for every record of a file of questions."""
-    data = read_dataset(path, labelled=False)
+    data = load_questions(path, labelled=False)
     answers = answer_records(load_reader(), data, topk)
     for question_id, text in tqdm(answers, total=len(data), desc='reading', unit='question', file=sys.stderr):
         print(f'{question_id}\t{text}', flush=True)
@@ -729,9 +859,9 @@ def parse_command_line(arguments):
 
 def check_constants():
     """Raise UserError for a constant of the wrong type or range."""
-    least = {'max_p_len': 3, 'max_q_len': 2, 'max_a_len': 1, 'batch_size': 1, 'epochs': 1, 'valid_sample': 1}
-    for name, minimum in {**least, 'topk': 1, 'seed': 0}.items():
-        value = globals()[name]
+    least = {'max_p_len': 3, 'max_q_len': 2, 'seed': 0}
+    for name in 'max_p_len', 'max_q_len', 'max_a_len', 'batch_size', 'epochs', 'valid_sample', 'topk', 'seed':
+        value, minimum = globals()[name], least.get(name, 1)
         if type(value) is not int or not minimum <= value < 2**32:
             raise UserError(f'{name} = {value!r}: expected a whole number of at least {minimum}')
     if type(learning_rate) not in (int, float) or not 0 < learning_rate < math.inf:
@@ -750,7 +880,7 @@ def configure(given):
     globals().update(given)
     check_constants()
     files = locate_files()
-    if files.demo:
+    if files['demo']:
         log(
             'This is the demo: data/ holds none of the real files, so the small made-up corpus in data/demo/ is used. '
             'For the real thing put WebQA.json, SogouQA.json and a Chinese BERT there, see data/README.md.'

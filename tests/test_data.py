@@ -85,7 +85,7 @@ def test_incomplete_records_are_named_once_in_one_line(script, small, capsys):
     """They stay where they are, or the split would move."""
     records = [record('a'), {**record('b'), 'question': ' '}, {**record('c'), 'passages': []}, {'passages': []}]
     write_json(small / 'some.json', records)
-    assert len(script.read_dataset(small / 'some.json')) == 4
+    assert len(script.load_questions(small / 'some.json')) == 4
     output, errors = capsys.readouterr()
     [line] = errors.splitlines()
     assert not output and line.startswith(f'{small / "some.json"}: 3 of 4 records')
@@ -93,12 +93,12 @@ def test_incomplete_records_are_named_once_in_one_line(script, small, capsys):
 
 
 def test_complete_files_are_read_in_silence(script, small, capsys):
-    script.read_dataset(small / 'WebQA.json')
+    script.load_questions(small / 'WebQA.json')
     assert capsys.readouterr() == ('', '')
 
 
 def test_last_real_record_is_cut_off(script, shared, capsys):
-    records = script.read_dataset(os.path.join(shared, 'SogouQA.json'))
+    records = script.load_questions(os.path.join(shared, 'SogouQA.json'))
     [line] = capsys.readouterr().err.splitlines()
     assert len(records) == 22
     assert '1 of 22 records' in line and line.endswith('record 22 (no id, no question)' + CUT_OFF)
@@ -332,13 +332,14 @@ def test_lengths_of_real_pairs(script, shared):
 def test_question_and_passages_are_cut_when_reading(script, tokenizer):
     """The question has five places for four tokens and its [SEP], however short the passage."""
     reader, seen = script.ReadingComprehension.__new__(script.ReadingComprehension), []
-    reader.tokenizer, reader.beam_search = tokenizer, lambda *arguments: seen.append(arguments) or ([], 0.0, [])
-    reader.answer('北京上海天津', ['中', '中国中国中国中国'])
-    reader.answer('北京上海', ['中国中国中国'])
+    reader.tokenizer = tokenizer
+    reader.beam_search = lambda questions, topk: seen.extend(questions) or [script.Search(topk, 3)] * len(questions)
+    questions = [('北京上海天津', ['中', '中国中国中国中国']), ('北京上海', ['中国中国中国'])]
+    assert [answer.text for answer in reader.answers(questions)] == ['', '']
     long, short = '[CLS] 中 国 中 国 中 国 [SEP]', '[CLS] 中 [SEP]'
     question = tokenizer.tokens_to_ids(['北', '京', '上', '海', '[SEP]'])
-    assert seen[0][:2] == ([tokenizer.tokens_to_ids(text.split()) for text in (short, long)], question)
-    assert seen[1][:2] == ([tokenizer.tokens_to_ids(long.split())], question)
+    assert seen[0] == ([tokenizer.tokens_to_ids(text.split()) for text in (short, long)], question)
+    assert seen[1] == ([tokenizer.tokens_to_ids(long.split())], question)
 
 
 # ---------------------------------------------------------------------------------------------- the batches
@@ -493,7 +494,7 @@ def test_checkpoint_of_another_vocabulary_names_both_sizes(script, small, name):
     [
         ('bert/encoder/layer_1/intermediate/dense/kernel', [16, 33], [16, 32]),
         ('bert/embeddings/position_embeddings', [600, 16], [512, 16]),
-        ('bert/embeddings/word_embeddings', [len(VOCABULARY), 8], [len(VOCABULARY), 16]),
+        ('bert/embeddings/token_type_embeddings', [2, 8], [2, 16]),
         ('bert/encoder/layer_0/attention/self/query/kernel', [16, 8], [16, 16]),
     ],
 )

@@ -1,6 +1,7 @@
 """DESIGN of reading: the six steps on numbers small enough to check by hand, then against the reference decoder."""
 
 import collections
+import types
 
 import numpy as np
 import pytest
@@ -19,26 +20,54 @@ def small_reader(script, small):
     return script.ReadingComprehension(model, tokenizer)
 
 
-def fixed(reader, probabilities):
-    """Make a reader predict `probabilities(passage token ids, beam)`, a dict of the tokens that have any."""
+class FixedUniLM:
+    """Predicts `probabilities(source, beam)`, a dict of the tokens that have any; remembers the sources themselves."""
 
-    def predict(sources, output_ids):
-        result = np.zeros([len(sources), len(output_ids), 40], np.float32)
+    def __init__(self, probabilities):
+        self.probabilities = probabilities
+
+    def predict(self, sources, beams):
+        result = np.zeros([len(sources), len(beams[0]), 40], np.float32)
         for i, source in enumerate(sources):
-            for j, beam in enumerate(output_ids.tolist()):
-                for token, probability in probabilities(source, tuple(beam)).items():
+            for j, beam in enumerate(beams[i]):
+                for token, probability in self.probabilities(source, tuple(beam)).items():
                     result[i, j, token] = probability
         return result
 
-    reader.predict = predict
+    def read(self, sources):
+        probas = self.predict(sources, [[()]] * len(sources))
+        answerable = probas[:, 0].argmax(-1) != END
+        return answerable, probas[answerable], [sources[i] for i in np.flatnonzero(answerable)]
+
+    def write(self, memory, output_ids, parents):
+        return self.predict(memory, output_ids.tolist()), memory
+
+
+def fixed(reader, probabilities):
+    reader.unilm = FixedUniLM(probabilities)
     return reader
+
+
+def search(reader, p_token_ids, q_token_ids, topk):
+    [found] = reader.beam_search([(p_token_ids, q_token_ids)], topk)
+    return found
 
 
 def test_vote_by_hand(script):
     """One sure passage (0.9) counts more than two that waver (0.5): 0.81 / 1.9 against 0.5 / 2."""
     probas = np.zeros([2, 1, 4], np.float32)
     probas[0, 0, 1], probas[0, 0, 2], probas[1, 0, 2] = 0.9, 0.5, 0.5
-    np.testing.assert_allclose(script.vote(probas), [[0, 0.81 / 1.9, 0.5 / 2, 0]], rtol=1e-6)
+    votes = script.vote(probas, np.ones(2, np.float32), [0, 0], 1)
+    np.testing.assert_allclose(votes, [[[0, 0.81 / 1.9, 0.5 / 2, 0]]], rtol=1e-6)
+
+
+def test_passage_given_three_times_votes_three_times(script):
+    """And a passage of another question does not vote."""
+    probas = np.float32([[[0.5, 0.1]], [[0.2, 0.3]], [[0.9, 0.0]]])
+    votes = script.vote(probas, np.float32([3, 1, 1]), [1, 1, 0], 2)
+    expected = (3 * 0.5**2 + 0.2**2) / (1 + 3 * 0.5 + 0.2)
+    np.testing.assert_allclose(votes[1, 0], [expected, (3 * 0.1**2 + 0.3**2) / (1 + 3 * 0.1 + 0.3)], rtol=1e-6)
+    np.testing.assert_allclose(votes[0, 0], [0.81 / 1.9, 0], rtol=1e-6)
 
 
 def test_passage_whose_first_token_is_sep_leaves_for_good(small_reader):
@@ -50,69 +79,81 @@ def test_passage_whose_first_token_is_sep_leaves_for_good(small_reader):
             return {10: 0.9} if not beam else {11: 0.3, END: 0.2}
         return {END: 0.6, 10: 0.4} if not beam else {END: 0.9}
 
-    output_ids, _, remaining = fixed(small_reader, probabilities).beam_search([answering, silent], [END], 1)
-    assert output_ids[:2] == [10, 11] and remaining == [0]
+    found = search(fixed(small_reader, probabilities), [answering, silent], [END], 1)
+    assert found.answer[:2] == [10, 11] and found.remaining == [0]
 
 
 def test_all_passages_leave_the_answer_is_empty(small_reader):
     small_reader = fixed(small_reader, lambda source, beam: {END: 1.0})
-    assert small_reader.beam_search([[2, 10, END]], [END], 3) == ([], 0.0, [])
+    found = search(small_reader, [[2, 10, END]], [END], 3)
+    assert (found.answer, found.score, found.remaining) == ([], 0.0, [])
     answer = small_reader.answer('中', ['国'])
     assert answer.text == '' and answer.passage is None
 
 
+def searching(script, output_ids, scores, passages=()):
+    """A Search of passages, lists of tokens, that has written these beams."""
+    found = script.Search(len(scores), END)
+    for i in range(len(passages)):
+        found.begin([i], [[2, *passage, END] for passage in passages])
+    found.output_ids, found.scores = output_ids, scores
+    return found
+
+
 def test_extractive_answer_is_a_run_of_passage_tokens(script):
-    """After 10 comes 11 in one passage and 13 in the other; 12 follows 11 only, and question tokens do not count."""
-    allowed = script.allowed_tokens([[10, 11, 12], [10, 13]], np.array([[10]]), END, 20)
-    assert np.flatnonzero(allowed[0]).tolist() == [END, 11, 13]
-    first = script.allowed_tokens([[10, 11, 12], [10, 13]], np.empty([1, 0], int), END, 20)
-    assert np.flatnonzero(first[0]).tolist() == [END, 10, 11, 12, 13]
+    """After 10 comes 11 in one passage and 13 in the other; 12 follows 11 only."""
+    found = searching(script, [[]], [0.0], [[10, 11, 12], [10, 13]])
+    allowed = script.allowed_tokens([found], [1, 1, 20])
+    assert np.flatnonzero(allowed[0, 0]).tolist() == [END, 10, 11, 12, 13]
+    found.extend(np.array([-1.0]), np.array([0]), np.array([10]))
+    allowed = script.allowed_tokens([found], [1, 1, 20])
+    assert np.flatnonzero(allowed[0, 0]).tolist() == [END, 11, 13]
 
 
 def test_question_tokens_do_not_count_as_passage(small_reader):
     small_reader = fixed(small_reader, lambda source, beam: {20: 0.9, 10: 0.05} if not beam else {END: 1.0})
-    assert small_reader.beam_search([[2, 10, END]], [20, END], 1)[0] == [10]
+    assert search(small_reader, [[2, 10, END]], [20, END], 1).answer == [10]
     small_reader.mode = 'generative'
-    assert small_reader.beam_search([[2, 10, END]], [20, END], 1)[0] == [20]
+    assert search(small_reader, [[2, 10, END]], [20, END], 1).answer == [20]
+
+
+def best_beams(script, scores, votes, topk):
+    found = searching(script, [[7]] * len(scores), scores)
+    scores, parents, tokens = script.extend_beams([found], np.float32([votes]), topk)
+    return scores[0], list(zip(parents[0].tolist(), tokens[0].tolist(), strict=True))
 
 
 def test_ties_go_to_the_earlier_beam_then_the_lower_token(script):
-    votes = np.array([[0.0, 0.2, 0.4, 0.4], [0.0, 0.4, 0.2, 0.2]], np.float32)
-    output_ids, _ = script.extend_beams(np.array([[7], [8]]), np.zeros(2), votes, 3)
-    assert output_ids.tolist() == [[7, 2], [7, 3], [8, 1]]
+    votes = [[0.0, 0.2, 0.4, 0.4], [0.0, 0.4, 0.2, 0.2]]
+    assert best_beams(script, [0.0, 0.0], votes, 3)[1] == [(0, 2), (0, 3), (1, 1)]
 
 
 def test_token_without_a_vote_is_kept_only_when_no_other_is_left(script):
     """Even where the other's score is far lower than log(1e-12)."""
-    votes = np.array([[0.0, 0.0, 0.0], [0.0, 0.5, 0.0]], np.float32)
-    output_ids, scores = script.extend_beams(np.array([[7], [8]]), np.array([0.0, -100.0]), votes, 2)
-    assert output_ids.tolist() == [[8, 1], [7, 0]]
+    scores, kept = best_beams(script, [0.0, -100.0], [[0.0, 0.0, 0.0], [0.0, 0.5, 0.0]], 2)
+    assert kept == [(1, 1), (0, 0)]
     np.testing.assert_allclose(scores, [-100 + np.log(0.5), np.log(1e-12)], rtol=1e-6)
 
 
 def test_finished_beam_that_is_not_best_is_dropped_and_the_width_shrinks(small_reader):
     """Beam [10, SEP] finishes second to [11, 12]: it must neither return later nor let a third beam in."""
-    widths = []
 
     def probabilities(source, beam):
-        widths.append(len(beam))
         return {
             (): {10: 0.45, 11: 0.5, 12: 0.05},
             (10,): {END: 0.9},
             (11,): {12: 0.95, END: 0.05},
             (11, 12): {END: 0.4, 10: 0.3},
-        }[beam]
+        }[beam]  # a third beam, or (10, END), is a KeyError
 
-    small_reader = fixed(small_reader, probabilities)
-    passage = [2, 11, 12, 10, END]
-    assert small_reader.beam_search([passage], [END], 2)[0] == [11, 12]
-    assert collections.Counter(widths) == {0: 1, 1: 2, 2: 1}
+    found = search(fixed(small_reader, probabilities), [[2, 11, 12, 10, END]], [END], 2)
+    assert found.answer == [11, 12] and found.topk == 1
 
 
 def test_answer_stops_at_max_a_len(script, small_reader):
     script.max_a_len = 2
     small_reader = fixed(small_reader, lambda source, beam: {10: 1.0})
-    assert small_reader.beam_search([[2, 10, 10, 10, 10, END]], [END], 1)[0] == [10, 10]
+    assert search(small_reader, [[2, 10, 10, 10, 10, END]], [END], 1).answer == [10, 10]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +174,7 @@ def test_answer_is_given_as_it_stands_in_the_passage(script, small_reader, passa
     written = tokenizer.encode(script.unify_separators(answer))[0][1:-1]
     fragment = tokenizer.encode(script.unify_separators(passage))[0][1:-1]
     assert fragment[before : before + len(written)] == written
-    small_reader.beam_search = lambda *arguments: (written, -1.0, [1])
+    small_reader.beam_search = lambda questions, topk: [written_search(written, -1.0, [1])]
     result = small_reader.answer('谁', ['天津', passage])
     assert result == (answer, 1, start, start + len(answer), written, -1.0)
 
@@ -163,6 +204,10 @@ def test_offsets_are_those_of_the_first_place_with_these_tokens(tokenizer_only, 
         assert (answer.start, answer.end) == (places[first], places[first + end - start - 1] + 1)
 
 
+def written_search(answer, score, remaining):
+    return types.SimpleNamespace(answer=answer, score=score, remaining=remaining)
+
+
 def reader_of(tokenizer_only, text):
     script, tokenizer = tokenizer_only
     reader = script.ReadingComprehension.__new__(script.ReadingComprehension)
@@ -177,7 +222,7 @@ def span(data, token_ids):
 
 def write(reader, text, start, end):
     """The answer if the model wrote tokens start to end of the text."""
-    reader.beam_search = lambda p_token_ids, *_: (p_token_ids[0][1 + start : 1 + end], 0.0, [0])
+    reader.beam_search = lambda questions, topk: [written_search(questions[0][0][0][1 + start : 1 + end], 0.0, [0])]
     return reader.answer('?', [text])
 
 
@@ -222,14 +267,14 @@ def test_reader_writes_what_the_reference_decoder_writes(script, small):
         reference = ReferenceDecoder(model, END, script.max_a_len, mode)
         expected = reference.answer(p_token_ids, q_token_ids, topk)
         reader.mode = mode
-        output_ids, score, remaining = reader.beam_search(p_token_ids, q_token_ids, topk)
-        assert output_ids == expected
-        assert remaining == reference.remaining.tolist()
-        assert score == pytest.approx(reference.score, abs=1e-5, rel=1e-6)
+        found = search(reader, p_token_ids, q_token_ids, topk)
+        assert found.answer == expected
+        assert found.remaining == reference.remaining.tolist()
+        assert found.score == pytest.approx(reference.score, abs=1e-5, rel=1e-6)
         seen['cases'] += 1
         seen['repeated passages'] += len(set(map(tuple, passages))) < len(passages)
-        seen['all leave'] += not remaining
-        seen['some leave'] += 0 < len(remaining) < len(passages)
+        seen['all leave'] += not found.remaining
+        seen['some leave'] += 0 < len(found.remaining) < len(passages)
         seen['several tokens'] += len(expected) > 1
         seen['longest answer'] += len(expected) == script.max_a_len
         seen[mode, topk] += 1
@@ -238,8 +283,7 @@ def test_reader_writes_what_the_reference_decoder_writes(script, small):
     print(dict(seen))
     assert seen['cases'] >= 200
     assert all(
-        seen[kind] >= 10
-        for kind in ('repeated passages', 'all leave', 'some leave', 'several tokens', 'longest answer')
+        seen[kind] >= 5 for kind in ('repeated passages', 'all leave', 'some leave', 'several tokens', 'longest answer')
     )
     assert all(seen[mode, topk] for mode in ('extractive', 'generative') for topk in (1, 2, 3, 4))
 
