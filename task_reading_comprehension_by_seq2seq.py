@@ -94,7 +94,7 @@ file_names = {
     'webqa': 'WebQA.json', 'sogouqa': 'SogouQA.json', 'config': 'bert_config.json', 'checkpoint': 'bert_model.ckpt',
     'vocabulary': 'vocab.txt', 'official_answers': 'qid_answer_expand',
 }  # fmt: skip
-demo_constants = {'batch_size': (32, 64), 'learning_rate': (1e-5, 1e-3)}
+demo_constants = {'batch_size': (32, 64), 'learning_rate': (1e-5, 3e-4)}
 
 
 # ---------------------------------------------------------------------------------------------------- files

@@ -596,6 +596,8 @@ def test_loss_by_hand(script):
 
 def test_loss_is_the_cross_entropy_of_answers_alone(script, small):
     """Of bert4keras's own predictions, dropout being off, and whatever the order or number of the rows."""
+    from bert4keras.snippets import sequence_padding
+
     model, _ = build_small_model(script, small)
     train_model, rng = script.build_train_model(model), np.random.default_rng(0)
     for count in 1, 4, 9:
@@ -603,7 +605,7 @@ def test_loss_is_the_cross_entropy_of_answers_alone(script, small):
             (rng.integers(4, 30, source + target), [0] * source + [1] * target)
             for source, target in zip(rng.integers(2, 20, count), rng.integers(1, 9, count), strict=True)
         ]
-        token_ids, segment_ids = (script.sequence_padding(column) for column in zip(*pairs, strict=True))
+        token_ids, segment_ids = (sequence_padding(column) for column in zip(*pairs, strict=True))
         inputs = {'Input-Token': token_ids, 'Input-Segment': segment_ids}
         expected = cross_entropy(model.predict([token_ids, segment_ids], verbose=0), token_ids, segment_ids)
         assert train_model.evaluate(inputs, verbose=0) == pytest.approx(expected, abs=1e-5)

@@ -1,6 +1,6 @@
 """Write everything else in this folder: a small invented corpus, its vocabulary and a tiny BERT.
 
-    python data/demo/make_demo.py            # 8 minutes on two cores, nearly all of them for the BERT
+    python data/demo/make_demo.py            # 15 minutes on two cores, nearly all of them for the BERT
 
 Every person, company, book, film and town is invented. No name of a question stands in another question, so a
 model cannot remember an answer: it has to read it. The BERT has learnt what a BERT learns, to fill the gap in a
@@ -26,7 +26,7 @@ repeated = 0.25            # share of the questions with a passage given twice
 listed = 0.25              # share of the questions about several things whose answer is a list
 rare = 0.02                # share of the names with a character outside the vocabulary
 copying_steps = 500        # updates of the BERT on copying, which cloze tests need ...
-cloze_steps = 3000         # ... and on cloze tests
+cloze_steps = 5500         # ... and on cloze tests
 tests_per_update = 64
 copying_rate = 2e-3        # learning rates: 100 updates of warm-up, falling over the second half
 cloze_rate = 1e-3
@@ -202,7 +202,7 @@ class Question:
         """Return all passages of the question in a random order."""
         passages = [self.answerless() for _ in range(self.generator.randint(1, 3) if answered else 4)]
         if answered:
-            passages += [self.supporting(self.answer) for _ in range(self.generator.randint(2, 3))]
+            passages += [self.supporting(self.answer) for _ in range(self.generator.randint(3, 4))]
         if self.generator.random() < repeated:
             passages.append(dict(self.generator.choice(passages)))
         if answered and self.generator.random() < contradicted:
