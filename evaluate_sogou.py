@@ -118,11 +118,13 @@ class Tally:
     def __init__(self):
         self.total, self.correct, self.f1 = 0, 0, 0.0
 
-    def add(self, score):
-        """Count one Score."""
+    def add(self, answer, reference):
+        """Score one answer with `score_answer` and count it. Returns the Score."""
+        score = score_answer(answer, reference)
         self.total += 1
         self.correct += score.correct
         self.f1 += score.f1
+        return score
 
     def result(self):
         """Return {'Accuracy', 'F1', 'Final', 'total'}; all 0 where nothing was scored."""
@@ -311,8 +313,7 @@ def evaluate(predictions, references, output=None):
     for number, (question_id, answer) in read_lines(predictions, 2, 'id<TAB>answer'):
         if question_id not in references:
             raise UserError(f'{predictions}: line {number} has the unknown id {question_id!r}')
-        score = score_answer(answer, references[question_id])
-        tally.add(score)
+        score = tally.add(answer, references[question_id])
         variant = str(score.variant).translate(dict.fromkeys(map(ord, '\t\r\n'), ' '))
         values = f'{score.correct:d}\t{score.f1:f}\t{score.precision:f}\t{score.recall:f}'
         rows.append(f'{question_id}\t{answer.strip(ASCII_WHITE_SPACE)}\t{values}\t{variant}\n')

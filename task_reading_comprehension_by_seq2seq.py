@@ -44,7 +44,6 @@ for _name in 'activations', 'backend', 'callbacks', 'initializers', 'layers', 'm
 
 import bert4keras
 import numpy as np
-from bert4keras.backend import K
 from bert4keras.layers import Loss
 from bert4keras.models import build_transformer_model
 from bert4keras.tokenizers import Tokenizer, load_vocab
@@ -60,7 +59,6 @@ from evaluate_sogou import (
     load_references,
     log,
     read_text,
-    score_answer,
     write_text,
 )
 
@@ -127,11 +125,6 @@ def require(*paths):
         raise UserError(f'missing: {", ".join(missing)}; data/README.md says where to download it')
 
 
-def output_path(name):
-    """Return the path of a file in `output_dir`."""
-    return os.path.join(output_dir, name)
-
-
 # ----------------------------------------------------------------------------------------------------- data
 
 
@@ -141,7 +134,7 @@ def split(webqa, sogouqa):
     Returns (training records: the complete ones of the rest of SogouQA twice + WebQA, validation records).
     Raises UserError where the saved order is of other data.
     """
-    path = output_path('random_order.json')
+    path = os.path.join(output_dir, 'random_order.json')
     if os.path.exists(path):
         try:
             random_order = json.loads(read_text(path))
@@ -164,8 +157,7 @@ def load_tokenizer(path):
     list of its ids in the full one, and the size of the full one. Raises UserError where it is no vocabulary.
     """
     startswith = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
-    tokens = [line.strip() for line in read_text(path).splitlines()]
-    missing = [token for token in startswith if token not in tokens]
+    missing = [token for token in startswith if token not in read_text(path).splitlines()]
     if missing:
         raise UserError(f'{path}: lacks {", ".join(missing)}; expected the vocab.txt of a BERT, one token a line')
     token_dict, keep_tokens = load_vocab(path, simplified=True, startswith=startswith)
@@ -284,19 +276,16 @@ def first_line(error):
 
 
 class CrossEntropy(Loss):
-    """Cross-entropy of the answer and its [SEP], averaged over all these tokens of the batch.
-
-    From logits, because Keras cuts probabilities off at 1e-7.
-    """
+    """Cross-entropy of the answer and its [SEP], averaged over all these tokens of the batch."""
 
     def compute_loss(self, inputs, mask=None):
         """Return a scalar from [token_ids, segment_ids, logits]; segment 1 marks what to predict."""
         y_true, y_mask, y_pred = inputs
-        y_true = y_true[:, 1:]  # [batch, length - 1]
-        y_mask = y_mask[:, 1:]  # [batch, length - 1]
+        y_true, y_mask = y_true[:, 1:], y_mask[:, 1:]  # [batch, length - 1]
         y_pred = y_pred[:, :-1]  # [batch, length - 1, vocab], one position behind what it predicts
-        loss = K.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)  # [batch, length - 1]
-        return K.sum(loss * y_mask) / K.sum(y_mask)
+        # from logits, as probabilities would be cut off at 1e-7
+        loss = keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)  # [batch, length - 1]
+        return tf.reduce_sum(loss * y_mask) / tf.reduce_sum(y_mask)
 
 
 def build_train_model(model):
@@ -309,7 +298,10 @@ def build_train_model(model):
 
 def save_best_weights(model):
     """Write the weights into `output_dir`, all or nothing."""
-    path, temporary = output_path('best_model.weights.h5'), output_path('.unfinished.weights.h5')
+    path, temporary = (
+        os.path.join(output_dir, 'best_model.weights.h5'),
+        os.path.join(output_dir, '.unfinished.weights.h5'),
+    )
     try:
         model.save_weights(temporary)
         os.replace(temporary, path)
@@ -322,25 +314,20 @@ def save_best_weights(model):
 
 def load_best_weights(model):
     """Load the best weights. Raises UserError where there are none or they are another model's."""
-    path = output_path('best_model.weights.h5')
+    path = os.path.join(output_dir, 'best_model.weights.h5')
     if not os.path.exists(path):
         raise UserError(f'{path}: no such file; run train first, or give its output_dir')
     try:
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f'{path}: does not fit this model ({first_line(error)}); train again, or use its constants'
-        ) from None
+        raise UserError(f'{path}: does not fit this model ({first_line(error)}); use its constants') from None
 
 
 # --------------------------------------------------------------------------------------------------- reader
 
 
 class Answer(typing.NamedTuple):
-    """An answer and where it stands: text == passages[passage][start:end], offsets in characters.
-
-    passage, start and end are None where the answer is empty or, generated, stands in no passage.
-    """
+    """An answer and where it stands, None if nowhere: text == passages[passage][start:end]."""
 
     text: str
     passage: int | None
@@ -462,8 +449,8 @@ class UniLM:
         def split(x):
             return tf.transpose(tf.reshape(x, [rows, beams, self.heads, self.size]), [0, 2, 1, 3])
 
-        positions = tf.repeat(memory.lengths + written - 1, beams)
-        x, longer = self.embed(tf.reshape(output_ids[:, :, -1], [-1]), 1, positions), []  # [rows * beams, width]
+        longer, positions = [], tf.repeat(memory.lengths + written - 1, beams)
+        x = self.embed(tf.reshape(output_ids[:, :, -1], [-1]), 1, positions)  # [rows * beams, width]
         for name, source, beam in zip(self.attentions, memory.sources, memory.beams, strict=True):
             query, *added = map(split, self.project(x, name))  # [rows, heads, beams, size]
             old = [tf.gather(tensor, parents, axis=2, batch_dims=1) for tensor in beam]
@@ -619,8 +606,7 @@ class Search:
         self.topk, self.end_id = topk, end_id
         self.output_ids, self.scores, self.parents = [[]], [0.0], [0]
         self.remaining = []  # indices of the passages that have an answer
-        self.text = np.empty(0, int)  # their token ids
-        self.places = [self.text]  # for each beam, where in the text its next token may stand
+        self.text, self.places = np.empty(0, int), [[]]  # their token ids; where each beam's next one may stand
         self.finished, self.answer, self.score = True, [], 0.0  # until a passage has an answer
 
     def begin(self, passages, p_token_ids):
@@ -662,10 +648,7 @@ def vote(probas, counts, owners, questions):
 
 
 def allowed_tokens(searches, shape):
-    """Return 1 for the tokens that may follow a beam, [SEP] and what goes on with a piece of a passage, else 0.
-
-    shape: [questions, beams, vocab]. Returns float32 of this shape.
-    """
+    """Return float32 of this shape, [questions, beams, vocab]: 1 for [SEP] and what goes on in a passage, else 0."""
     allowed = [
         (i, beam, token)
         for i, search in enumerate(searches)
@@ -713,19 +696,15 @@ def answer_records(reader, data, topk):
             yield record['id'], re.sub('[\t\n\r]', ' ', next(answers).text)
 
 
-def predict_to_file(reader, data, filename, topk=1, references=None):
-    """Answer every record of `data` and write `id<TAB>answer` lines, all or nothing.
-
-    references: {id: Reference} for a running score in the progress bar, or None.
-    """
+def predict_to_file(reader, data, filename, references):
+    """Write `id<TAB>answer` for every record of `data`, all or nothing; a bar shows the score so far."""
     lines, tally = [], Tally()
     with tqdm(total=len(data), desc='reading', unit='question', file=sys.stderr) as progress:
         for question_id, text in answer_records(reader, data, topk):
             lines.append(f'{question_id}\t{text}\n')
             progress.update()
-            if references:
-                tally.add(score_answer(text, references[question_id]))
-                progress.set_postfix(tally.result(), refresh=False)
+            tally.add(text, references[question_id])
+            progress.set_postfix(tally.result(), refresh=False)
     write_text(filename, ''.join(lines))
 
 
@@ -734,19 +713,17 @@ class Evaluate(keras.callbacks.Callback):
 
     def __init__(self, reader, valid_data, references):
         super().__init__()
-        self.reader = reader
+        self.reader, self.references, self.best = reader, references, -math.inf
         self.sample = [record for record in valid_data if not defects(record)][:valid_sample]
-        self.references = references
-        self.best = -math.inf
 
     def on_epoch_end(self, epoch, logs=None):
         """Score, show, save; add val_Accuracy, val_F1 and val_Final to the epoch's logs."""
         tally, answers = Tally(), []
         texts = answer_records(self.reader, self.sample, topk)
         for record, (question_id, text) in zip(self.sample, texts, strict=True):
-            score = score_answer(text, self.references[question_id])
-            tally.add(score)
-            answers.append((score.correct, record['question'], text, self.references[question_id].answer))
+            reference = self.references[question_id]
+            score = tally.add(text, reference)
+            answers.append((score.correct, record['question'], text, reference.answer))
         logs.update({f'val_{name}': value for name, value in tally.result().items() if name != 'total'})
         for correct, question, text, gold in sorted(answers)[:3] + sorted(answers)[3:][-2:]:  # wrong ones first
             log(f'  {"right" if correct else "WRONG"}  {question}  answer: {text or "(none)"}  gold: {gold}')
@@ -758,8 +735,8 @@ class Evaluate(keras.callbacks.Callback):
 
 def score_validation(reader, valid_data, references):
     """Answer the validation questions into predictions.tsv and print the official score as one JSON line."""
-    predict_to_file(reader, valid_data, output_path('predictions.tsv'), topk, references)
-    print(json.dumps(evaluate(output_path('predictions.tsv'), references)))
+    predict_to_file(reader, valid_data, os.path.join(output_dir, 'predictions.tsv'), references)
+    print(json.dumps(evaluate(os.path.join(output_dir, 'predictions.tsv'), references)))
 
 
 def load_reader():
@@ -791,7 +768,7 @@ def train_command(files):
     versions = {package.__name__: package.__version__ for package in (tf, keras, bert4keras, np)}
     versions['python'] = platform.python_version()
     config = {'constants': {name: globals()[name] for name in constants}, 'files': files, 'versions': versions}
-    write_text(output_path('config.json'), json.dumps(config, ensure_ascii=False, indent=4) + '\n')
+    write_text(os.path.join(output_dir, 'config.json'), json.dumps(config, ensure_ascii=False, indent=4) + '\n')
     if not train_data:
         raise UserError(f'{files["webqa"]}: no complete record to train on, nor in {files["sogouqa"]}')
     log(f'{len(train_data)} questions to train on, {len(valid_data)} to validate')
@@ -803,8 +780,8 @@ def train_command(files):
             verbose=1 if sys.stderr.isatty() else 2,
             callbacks=[
                 Evaluate(reader, valid_data, references),
-                keras.callbacks.CSVLogger(output_path('log.csv')),
-                keras.callbacks.TensorBoard(output_path('tensorboard'), write_graph=False),
+                keras.callbacks.CSVLogger(os.path.join(output_dir, 'log.csv')),
+                keras.callbacks.TensorBoard(os.path.join(output_dir, 'tensorboard'), write_graph=False),
             ],
         )
     load_best_weights(model)
@@ -834,7 +811,6 @@ def parse_command_line(arguments):
     with open(__file__, encoding='utf-8') as file:
         block = re.search('# -+ constants\n# fmt: off\n(.*)# fmt: on\n# -+ the end', file.read(), re.DOTALL)[1]
     parser = Parser(
-        prog=os.path.basename(__file__),
         usage='%(prog)s {train,eval,predict FILE} [--constant=value ...]',
         description=__doc__,
         epilog=f'constants:\n\n{block}',
@@ -852,7 +828,7 @@ def parse_command_line(arguments):
         raise UserError(f'{unknown[0]}: unknown; the nearest constant is --{nearest}=, see --help')
     given = vars(options)
     command, questions = given.pop('command'), given.pop('questions')
-    if (command == 'predict') != (questions is not None):
+    if (command == 'predict') == (questions is None):
         raise UserError('predict takes one file of questions, train and eval take none; see --help')
     return command, questions, given
 
@@ -882,7 +858,7 @@ def configure(given):
     files = locate_files()
     if files['demo']:
         log(
-            'This is the demo: data/ holds none of the real files, so the small made-up corpus in data/demo/ is used. '
+            'data/ holds none of the real files, so this is the demo, a small invented corpus in data/demo/. '
             'For the real thing put WebQA.json, SogouQA.json and a Chinese BERT there, see data/README.md.'
         )
         for name, (value, own) in demo_constants.items():
