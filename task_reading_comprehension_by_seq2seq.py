@@ -7,7 +7,6 @@
 BERT-wwm under a UniLM mask reads `[CLS] passage [SEP] question [SEP]` and writes `answer [SEP]`.
 Method: Su Jianlin, https://kexue.fm/archives/7115 (2019). With BERT-wwm he reports on his validation split of
 SogouQA: Accuracy 0.7259005836184343, F1 0.813860036706151, Final 0.7698803101622926.
-
 Edit the constants and rerun, or give one once as --name=value. Without the real files the embedded demo is used.
 """
 
@@ -606,7 +605,8 @@ class Search:
         self.topk, self.end_id = topk, end_id
         self.output_ids, self.scores, self.parents = [[]], [0.0], [0]
         self.remaining = []  # indices of the passages that have an answer
-        self.text, self.places = np.empty(0, int), [[]]  # their token ids; where each beam's next one may stand
+        self.text = np.empty(0, int)  # their token ids
+        self.places = [self.text]  # for each beam, where in the text its next token may stand
         self.finished, self.answer, self.score = True, [], 0.0  # until a passage has an answer
 
     def begin(self, passages, p_token_ids):
@@ -628,7 +628,7 @@ class Search:
         self.topk = len(kept)
         kept += kept[:1] * (len(tokens) - self.topk)  # in place of a beam that was dropped, a copy that cannot win
         self.scores = [*scores[kept[: self.topk]], *[-np.inf] * (len(tokens) - self.topk)]
-        self.parents, tokens = parents[kept], tokens[kept]
+        self.parents, tokens = parents[kept], tokens[kept].tolist()
         self.output_ids = [[*self.output_ids[p], token] for p, token in zip(self.parents, tokens, strict=True)]
         before = [self.places[p][: 0 if self.finished else None] for p in self.parents]
         self.places = [places[self.text[places] == token] + 1 for places, token in zip(before, tokens, strict=True)]

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 from conftest import ROOT, record, write_json
@@ -88,16 +89,16 @@ import task_reading_comprehension_by_seq2seq as task
 task.output_dir = {str(folder)!r}
 from task_reading_comprehension_by_seq2seq import load_reader
 reader = load_reader()
-print(reader.answer('白露的老师是谁？', ['白露是一名医生。', '据介绍，白露师从Ａ𠮷德。'], topk=2))
+print(reader.answer('李文秀的老师是谁？', ['李文秀是一名医生。', '据介绍，李文秀师从方𠮷明。'], topk=2))
 """
     done = subprocess.run([sys.executable, '-c', lines], cwd=ROOT, capture_output=True, encoding='utf-8', check=False)
-    assert "Answer(text='Ａ𠮷德', passage=1, start=8, end=11" in done.stdout, done.stderr
+    assert "Answer(text='方𠮷明', passage=1, start=9, end=12, token_ids=[" in done.stdout, done.stderr
 
 
 def test_predict_prints_a_line_for_every_question_with_an_id(demo, tmp_path):
     """Whatever they lack: a tab in an answer becomes a space, what cannot be answered is reported."""
     folder, _ = demo
-    good = {'id': 'a#1', 'question': '白露的老师是谁？', 'passages': [{'passage': '白露师从方\t远。'}]}
+    good = {'id': 'a#1', 'question': '李文秀的老师是谁？', 'passages': [{'passage': '李文秀师从方\t远。'}]}
     data = [good, {'id': 'b', 'passages': good['passages']}, {'question': '谁？', 'passages': good['passages']}]
     write_json(tmp_path / 'questions.json', [*data, {'id': 'c', 'question': '谁？', 'passages': []}])
     done = run('predict', str(tmp_path / 'questions.json'), f'--output_dir={folder}')
@@ -127,8 +128,8 @@ def test_demo_corpus_is_what_make_demo_writes(make_demo, tmp_path):
 def test_demo_corpus_makes_reading_hard(script, make_demo):
     """No entity is asked about twice; passages are repeated, contradict the others, or all have no answer."""
     files = script.locate_files()
-    assert files.demo
-    webqa, sogouqa = script.load_questions(files.webqa), script.load_questions(files.sogouqa)
+    assert files['demo']
+    webqa, sogouqa = script.load_questions(files['webqa']), script.load_questions(files['sogouqa'])
     templates = [
         re.escape(template).replace(re.escape('{e}'), '(.+)')
         for rules in make_demo.FACTS.values()
@@ -193,7 +194,7 @@ def test_best_weights_are_kept_by_best_by(script, small, best_by, kept):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script.Tally, 'result', lambda self: {'Accuracy': 0, 'F1': 0, 'Final': finals[epoch], 'total': 1})
         patch.setattr(script, 'save_best_weights', lambda model: saved.append(epoch + 1))
-        callback.reader = type('Reader', (), {'model': None})
+        callback.reader = types.SimpleNamespace(model=None, answers=lambda questions, topk: iter(()))
         for epoch in range(3):
             callback.on_epoch_end(epoch, {'loss': losses[epoch]})
     assert saved == kept
@@ -311,7 +312,7 @@ def test_options_may_stand_before_and_after_the_file_of_questions(script):
 
 def test_demo_constants_give_way_to_the_users(script, capsys):
     script.batch_size = 8
-    assert script.configure({'epochs': 3}).demo
+    assert script.configure({'epochs': 3})['demo']
     assert (script.batch_size, script.epochs, script.learning_rate) == (8, 3, script.demo_constants['learning_rate'][1])
     assert 'batch_size' not in capsys.readouterr().err
 

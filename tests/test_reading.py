@@ -100,6 +100,31 @@ def searching(script, output_ids, scores, passages=()):
     return found
 
 
+def test_questions_read_together_answer_as_each_alone(script, small):
+    """Whatever the others: some have no passage, some no answer, some the same passages, some long ones."""
+    script.max_a_len = 6
+    model, tokenizer = build_small_model(script, small)
+    reader = script.ReadingComprehension(model, tokenizer)
+    rng, seen = np.random.default_rng(0), collections.Counter()
+    for _ in range(12):
+        questions = []
+        for _ in range(rng.integers(1, 10)):
+            longest = rng.choice([2, 20, 90])
+            passages = [
+                [2, *rng.integers(4, 31, rng.integers(0, longest)).tolist(), END] for _ in range(rng.integers(0, 9))
+            ]
+            questions.append((passages + passages[: rng.integers(0, 3)], [*rng.integers(4, 31, 3).tolist(), END]))
+        questions.append(questions[0])
+        reader.mode, topk = rng.choice(['extractive', 'generative']), int(rng.integers(1, 6))
+        together = reader.beam_search(questions, topk)
+        for question, found in zip(questions, together, strict=True):
+            [alone] = reader.beam_search([question], topk)
+            assert (found.answer, found.remaining) == (alone.answer, alone.remaining)
+            assert found.score == pytest.approx(alone.score, abs=1e-5, rel=1e-6)
+            seen['no passage' if not question[0] else len(found.answer)] += 1
+    assert seen['no passage'] and seen[0] and seen[1] and seen[6]
+
+
 def test_extractive_answer_is_a_run_of_passage_tokens(script):
     """After 10 comes 11 in one passage and 13 in the other; 12 follows 11 only."""
     found = searching(script, [[]], [0.0], [[10, 11, 12], [10, 13]])
