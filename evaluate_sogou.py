@@ -12,9 +12,14 @@ that tool is Python 2: text is Unicode here and bytes there, so only ASCII count
 
 import argparse
 import collections
+import contextlib
+import hashlib
+import itertools
 import json
 import os
+import shutil
 import sys
+import time
 import typing
 
 # The official list of punctuation, 128 characters; in a comparison each counts as a space.
@@ -149,20 +154,124 @@ def read_text(path):
         raise UserError(f'{path}: cannot be read ({error.strerror})') from None
 
 
+@contextlib.contextmanager
+def whole(path):
+    """Let a file or a folder be written under another name; it takes its place complete and synced, or not at all.
+
+    Yields the other name. Raises UserError where it cannot be written.
+    """
+    temporary = os.path.join(os.path.dirname(path), f'.unfinished.{os.path.basename(path)}')
+    try:
+        _remove(temporary)  # of a run that was killed
+        yield temporary
+        names = [os.path.join(temporary, name) for name in os.listdir(temporary)] if os.path.isdir(temporary) else []
+        for name in *names, temporary:
+            _sync(name)
+        os.replace(temporary, path)
+        _sync(os.path.dirname(os.path.abspath(path)))
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror or error}); make room or choose another') from None
+    finally:
+        _remove(temporary)
+
+
+def _remove(path):
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.remove(path)
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path, text):
     """Write a UTF-8 file, all of it or nothing. Raises UserError where it cannot be written."""
-    temporary = os.path.join(os.path.dirname(path), f'.{os.path.basename(path)}.{os.getpid()}.tmp')
+    with whole(path) as temporary, open(temporary, 'w', encoding='utf-8', newline='') as file:
+        file.write(text)
+
+
+class Part:
+    """A worker's part of a predictions file, written line by line: whatever interrupts it, it is continued.
+
+    Worker k of n has the records k, k + n, k + 2n, ..., a line each, empty for a record without id. The file's first
+    line is `fingerprint`; a part with another one, of other weights or other data, is started afresh.
+    """
+
+    def __init__(self, path, fingerprint, worker, workers):
+        self.path, self.fingerprint, self.workers = path, fingerprint, workers
+        self.name = self._name(worker)
+        done = self._lines(self.name)
+        self.lines = self._lines(f'{self.name}.unfinished') or [] if done is None else done
+        self.is_complete = done is not None
+
+    def _name(self, worker):
+        return f'{self.path}.{worker}-of-{self.workers}'
+
+    def _lines(self, name):
+        try:
+            with open(name, encoding='utf-8', newline='') as file:
+                header, *lines = file.read().split('\n')[:-1]  # after the last line feed, half a line at most
+        except (FileNotFoundError, ValueError):
+            return None
+        return lines if header == self.fingerprint else None
+
+    def write(self, lines):
+        """Add the rest of the lines as they come; at the end the part is complete."""
+        if self.is_complete:
+            return
+        unfinished = f'{self.name}.unfinished'
+        try:
+            write_text(unfinished, ''.join(f'{line}\n' for line in (self.fingerprint, *self.lines)))
+            with open(unfinished, 'a', encoding='utf-8', newline='') as file:
+                for line in lines:
+                    file.write(f'{line}\n')
+                    file.flush()
+                    os.fsync(file.fileno())
+                    self.lines.append(line)
+            os.replace(unfinished, self.name)
+        except OSError as error:
+            raise UserError(f'{self.path}: cannot be written ({error.strerror}); make room and run again') from None
+
+    def join(self):
+        """Wait for the parts of all workers, write them as one file in the order of the records, remove them."""
+        names, parts = [self._name(worker) for worker in range(self.workers)], [None]
+        while None in parts:
+            parts = [self._lines(name) for name in names]
+            if None in parts:
+                log(f'waiting for {", ".join(n for n, part in zip(names, parts, strict=True) if part is None)}')
+                time.sleep(5)
+        records = itertools.chain.from_iterable(itertools.zip_longest(*parts, fillvalue=''))
+        write_text(self.path, ''.join(f'{line}\n' for line in records if line))
+        for name in names:
+            os.remove(name)
+
+
+def fingerprint(*contents):
+    """Return the SHA-256, in hexadecimal, of bytes or arrays."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def worker_position():
+    """Return (k, n): this is worker k of n by TF_CONFIG, 0 of 1 without. Raises UserError where it makes no sense."""
+    if 'TF_CONFIG' not in os.environ:
+        return 0, 1
     try:
-        with open(temporary, 'w', encoding='utf-8', newline='') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}); choose another place') from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        config = json.loads(os.environ['TF_CONFIG'])
+        workers = [(kind, i) for kind in ('chief', 'worker') for i in range(len(config['cluster'].get(kind, [])))]
+        return workers.index((config['task']['type'], int(config['task']['index']))), len(workers)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(
+            'TF_CONFIG: expected {"cluster": {"worker": [host:port, ...]}, "task": {"type", "index"}}'
+        ) from None
 
 
 def read_lines(path, columns, description):

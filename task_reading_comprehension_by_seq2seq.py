@@ -14,12 +14,17 @@ import argparse
 import collections
 import contextlib
 import difflib
+import functools
+import itertools
 import json
 import math
 import os
 import platform
 import re
+import shutil
+import signal
 import sys
+import time
 import typing
 import unicodedata
 import warnings
@@ -43,21 +48,25 @@ for _name in 'activations', 'backend', 'callbacks', 'initializers', 'layers', 'm
 
 import bert4keras
 import numpy as np
-from bert4keras.layers import Loss
+from bert4keras.backend import piecewise_linear
 from bert4keras.models import build_transformer_model
 from bert4keras.tokenizers import Tokenizer, load_vocab
 from tqdm import tqdm
 
 from evaluate_sogou import (
     Parser,
+    Part,
     Tally,
     UserError,
     defects,
     evaluate,
+    fingerprint,
     load_questions,
     load_references,
     log,
     read_text,
+    whole,
+    worker_position,
     write_text,
 )
 
@@ -79,10 +88,15 @@ epochs = 8                  # times that every question is drawn from
 learning_rate = 1e-5        # of Adam
 best_by = 'final'           # weights kept: 'final', best Final of an epoch; 'loss', lowest loss, as the original
 valid_sample = 100          # validation questions scored after every epoch
+warmup_steps = 0            # updates over which the learning rate rises; 0: none
+decay_steps = 0             # updates over which it then falls to 0; 0: it stays
+accumulate_steps = 1        # parts that a batch is computed in, one after another; more of them need less memory
+backup_minutes = 10.0       # at most so much work is done twice after an interruption
 seed = 42                   # of the split, the draws, dropout and random weights; any whole number from 0
 # reading
 mode = 'extractive'         # 'extractive', the answer stands in a passage; 'generative', any text
 topk = 1                    # beam width
+precision = 'float32'       # of products, 'float32', exact; 'bfloat16', faster where the hardware has it
 # fmt: on
 # ------------------------------------------------------------------------------------------------- the end
 constants = [name for name, value in globals().items() if not name.startswith('_') and type(value) in (int, float, str)]
@@ -91,6 +105,8 @@ file_names = {
     'webqa': 'WebQA.json', 'sogouqa': 'SogouQA.json', 'config': 'bert_config.json', 'checkpoint': 'bert_model.ckpt',
     'vocabulary': 'vocab.txt', 'official_answers': 'qid_answer_expand',
 }  # fmt: skip
+may_differ = {'output_dir', 'epochs', 'backup_minutes', 'data_dir', 'config_path', 'checkpoint_path', 'dict_path'}
+window = 64  # batches that are sorted by length together
 demo_constants = {'batch_size': (32, 64), 'learning_rate': (1e-5, 3e-4)}
 
 
@@ -191,25 +207,52 @@ def encode_pair(tokenizer, passage, question, answer):
     return p_token_ids + qa_token_ids[1:], p_segment_ids + qa_segment_ids[1:]
 
 
-def training_dataset(train_data, tokenizer):
-    """Return a tf.data.Dataset of `epochs` passes over the questions, each in a random order of its own.
+def draw_window(train_data, tokenizer, epoch, number):
+    """Draw a window of an epoch, `window` batches of like length in a random order; see `training_dataset`.
 
-    Elements: {'Input-Token', 'Input-Segment'}, int32 [batch_size, longest], padded with 0. What an epoch holds
-    depends on `seed` and its number alone.
+    Returns a list of batches, lists of (index in train_data, token_ids, segment_ids).
     """
-    signature = {name: tf.TensorSpec([None], tf.int32) for name in ('Input-Token', 'Input-Segment')}
+    rng = np.random.default_rng([seed, epoch])
+    chosen = rng.permutation(len(train_data))[number * window * batch_size :][: window * batch_size]
+    rng = np.random.default_rng([seed, epoch, number])
+    pairs = [(i, *encode_pair(tokenizer, *training_pair(train_data[i], rng))) for i in chosen]
+    pairs.sort(key=lambda pair: len(pair[1]))
+    batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
+    rng.shuffle(batches)
+    return batches
 
-    def pairs(epoch):
-        rng = np.random.default_rng([seed, epoch])
-        for i in rng.permutation(len(train_data)):
-            token_ids, segment_ids = encode_pair(tokenizer, *training_pair(train_data[i], rng))
-            yield {'Input-Token': token_ids, 'Input-Segment': segment_ids}
 
-    def batches(epoch):
-        dataset = tf.data.Dataset.from_generator(pairs, args=[epoch], output_signature=signature)
-        return dataset.padded_batch(batch_size)
+def training_dataset(train_data, tokenizer, step=0, context=None):
+    """Return a tf.data.Dataset of `epochs` passes over the questions from update `step` on, each in a new order.
 
-    return tf.data.Dataset.range(epochs).flat_map(batches).prefetch(tf.data.AUTOTUNE)
+    Batches are of like length: out of a window in random order the shortest come together, and so on. What they hold
+    depends on `seed` and their number alone. With a context, a tf.distribute.InputContext, each is dealt out to the
+    replicas. Elements: {'Input-Token', 'Input-Segment'}, int32 [rows, longest], padded with 0.
+    """
+    context = context or tf.distribute.InputContext()
+    replicas, here = context.num_replicas_in_sync, context.num_replicas_in_sync // context.num_input_pipelines
+    steps = math.ceil(len(train_data) / batch_size)
+
+    def batches():
+        position = step
+        while position < epochs * steps:
+            epoch, start = divmod(position, steps)
+            rest = draw_window(train_data, tokenizer, epoch, start // window)[start % window :]
+            for batch in rest:
+                for replica in range(context.input_pipeline_id * here, (context.input_pipeline_id + 1) * here):
+                    yield pad(batch[replica::replicas])
+            position += len(rest)
+
+    def pad(pairs):
+        padded = np.zeros([2, len(pairs), max([len(pair[1]) for pair in pairs], default=1)], np.int32)
+        for row, (_, *columns) in enumerate(pairs):
+            for column, ids in enumerate(columns):
+                padded[column, row, : len(ids)] = ids
+        return dict(zip(names, padded, strict=True))
+
+    names = 'Input-Token', 'Input-Segment'
+    signature = {name: tf.TensorSpec([None, None], tf.int32) for name in names}
+    return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(tf.data.AUTOTUNE)
 
 
 # ---------------------------------------------------------------------------------------------------- model
@@ -274,41 +317,375 @@ def first_line(error):
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-class CrossEntropy(Loss):
-    """Cross-entropy of the answer and its [SEP], averaged over all these tokens of the batch."""
+class Memory(typing.NamedTuple):
+    """What UniLM remembers: for each layer keys and values of the sources and of the beams."""
 
-    def compute_loss(self, inputs, mask=None):
-        """Return a scalar from [token_ids, segment_ids, logits]; segment 1 marks what to predict."""
-        y_true, y_mask, y_pred = inputs
-        y_true, y_mask = y_true[:, 1:], y_mask[:, 1:]  # [batch, length - 1]
-        y_pred = y_pred[:, :-1]  # [batch, length - 1, vocab], one position behind what it predicts
-        # from logits, as probabilities would be cut off at 1e-7
-        loss = keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)  # [batch, length - 1]
-        return tf.reduce_sum(loss * y_mask) / tf.reduce_sum(y_mask)
+    lengths: np.ndarray  # int32 [rows], tokens of each source
+    sources: list  # float32 [rows, heads, longest, size]
+    beams: list  # float32 [rows, heads, beams, written, size]
 
 
-def build_train_model(model):
-    """Return the model to `fit`: the same layers with the loss on top, compiled with Adam."""
-    output = CrossEntropy(2)([*model.inputs, model.get_layer('MLM-Bias').output])
-    train_model = keras.models.Model(model.inputs, output)
-    train_model.compile(optimizer=keras.optimizers.Adam(learning_rate, epsilon=1e-6))
-    return train_model
+class UniLM:
+    """bert4keras's model, computed without padding and without reading anything twice.
+
+    Under the UniLM mask no source token sees the answer. So keys and values of a source are computed once, `read`, and
+    those of each new token of the answer are added, `write`. Linear layers work on packed tokens, [tokens, width];
+    only attention pads. The variables are those of `model`: training it trains this.
+
+    precision: of the products of linear layers, 'float32' or 'bfloat16'; all else is float32.
+    """
+
+    tokens_at_once = 2048  # more would leave the processor's cache
+
+    def __init__(self, model, end_id, precision='float32'):
+        self.layer, self.end_id, self.dtype = model.get_layer, end_id, tf.as_dtype(precision)
+        self.attentions = [layer.name for layer in model.layers if layer.name.endswith('MultiHeadSelfAttention')]
+        attention = self.layer(self.attentions[0])
+        self.heads, self.size = attention.heads, attention.key_size
+        self.masks_queries = not hasattr(attention, 'normalization')  # as bert4keras did before 0.10
+        self.mapping = [layer.weights for layer in model.layers if layer.name == 'Embedding-Mapping']
+        self.activation = self.layer('MLM-Dense').activation
+        # dimensions that vary are open, so that nothing is traced twice
+        ids = [tf.TensorSpec([None] * rank, tf.int32) for rank in range(4)]
+        sources, beams = [None, self.heads, None, self.size], [None, self.heads, None, None, self.size]
+        pairs = [[(tf.TensorSpec(shape),) * 2] * len(self.attentions) for shape in (sources, beams)]
+        self._read = tf.function(self._read, input_signature=[ids[1], ids[1]])
+        self.write = tf.function(self.write, input_signature=[Memory(ids[1], *pairs), ids[3], ids[2]])
+
+    def encode(self, token_ids, lengths, source_lengths, drop=tf.identity):
+        """Run all layers; the last one only where a token of the answer is predicted.
+
+        token_ids: int32 [tokens], one sequence after another; lengths, source_lengths: int32 [rows], tokens of each
+        and of those passage and question, answer tokens follow; drop: dropout. Returns the last layer's output from
+        the end of each source on, [predictions, width], and each layer's keys and values, [rows, heads, longest, size].
+        """
+        rows = tf.repeat(tf.range(tf.size(lengths)), lengths)  # [tokens]
+        positions = tf.range(tf.size(token_ids)) - tf.gather(tf.cumsum(lengths, exclusive=True), rows)
+        after = positions - tf.gather(source_lengths, rows)  # [tokens], -1 at the end of a source
+        predicting = tf.where(after >= -1)[:, 0]  # [predictions]
+        longest = tf.reduce_max(tf.maximum(lengths, 1))
+        longest_answer = tf.reduce_max(tf.maximum(lengths - source_lengths, 0)) + 1
+        pad, unpad = packing(rows, positions, tf.size(lengths), longest)
+        ends = tf.gather(rows, predicting), tf.gather(after, predicting) + 1
+        pad_last, unpad_last = packing(*ends, tf.size(lengths), longest_answer)
+
+        def hidden(queries):  # [rows, queries] -> [rows, 1, queries, longest], what UniLM keeps from a query
+            seen = (tf.range(longest) < source_lengths[:, None, None]) | (tf.range(longest) <= queries[:, :, None])
+            return tf.where(seen, 0.0, -1e12)[:, None]
+
+        def split(x):
+            return tf.transpose(tf.reshape(x, [*tf.unstack(tf.shape(x)[:2]), self.heads, self.size]), [0, 2, 1, 3])
+
+        mask = hidden(tf.range(longest)[None])
+        x, kept = drop(self.embed(token_ids, tf.cast(after >= 0, tf.int32), positions)), []  # [tokens, width]
+        for name in self.attentions:
+            query, key, value = self.project(x, name)
+            key, value = split(pad(key)), split(pad(value))  # [rows, heads, longest, size]
+            kept.append((key, value))
+            if name == self.attentions[-1]:
+                x, query, pad, unpad = tf.gather(x, predicting), tf.gather(query, predicting), pad_last, unpad_last
+                mask = hidden(source_lengths[:, None] - 1 + tf.range(longest_answer))
+            scores = tf.matmul(split(pad(query)), key, transpose_b=True) + mask  # [rows, heads, queries, longest]
+            attended = tf.transpose(tf.matmul(tf.nn.softmax(scores), value), [0, 2, 1, 3])
+            attended = unpad(tf.reshape(attended, [tf.size(lengths), -1, self.heads * self.size]))  # [tokens, width]
+            x = self.finish_layer(x, attended, name, drop=drop)
+        return x, kept
+
+    def read(self, sources):
+        """Read sources, lists of token ids sorted by length.
+
+        Returns which have an answer, bool [sources]: their most probable first token is not [SEP]; the probabilities
+        of that token, float32 [rows, 1, vocab], and a Memory, both of these sources only.
+        """
+        lengths, parts, start = np.array([len(source) for source in sources], np.int32), [], 0
+        while start < len(sources):
+            padded = lengths[start:] * np.arange(1, len(sources) - start + 1)
+            stop = start + max(1, np.count_nonzero(padded <= self.tokens_at_once))
+            token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
+            parts.append(self._read(token_ids, lengths[start:stop]))
+            start = stop
+        answerable, probas, kept = zip(*parts, strict=True)
+        longest = max(part[0][0].shape[2] for part in kept)
+
+        def join(*tensors):
+            return tf.concat([tf.pad(x, [[0, 0], [0, 0], [0, longest - x.shape[2]], [0, 0]]) for x in tensors], 0)
+
+        answerable = tf.concat(answerable, 0).numpy()
+        lengths = lengths[answerable]
+        nothing = tf.zeros([len(lengths), self.heads, 1, 0, self.size])
+        memory = Memory(lengths, tf.nest.map_structure(join, *kept), [(nothing, nothing)] * len(self.attentions))
+        return answerable, tf.concat(probas, 0), memory
+
+    def _read(self, token_ids, lengths):
+        x, kept = self.encode(token_ids, lengths, lengths)
+        probas = tf.nn.softmax(self.logits(x))  # [rows, vocab]
+        answerable = tf.argmax(probas, -1, tf.int32) != self.end_id  # [rows]
+        probas, kept = tf.nest.map_structure(lambda x: tf.boolean_mask(x, answerable), (probas, kept))
+        return answerable, probas[:, None], kept
+
+    def write(self, memory, output_ids, parents):
+        """Write the last token of each beam.
+
+        output_ids: int32 [rows, beams, written], the beams so far; parents: int32 [rows, beams], the one that each
+        extends. Returns the probabilities of the next token, float32 [rows, beams, vocab], and the longer Memory.
+        """
+        rows, beams, written = tf.unstack(tf.shape(output_ids))
+        # bert4keras takes a written [PAD] for padding
+        counted = tf.cast(output_ids[:, :, -1:] != 0, tf.float32) if self.masks_queries else tf.ones([rows, beams, 1])
+        longest = tf.shape(memory.sources[0][0])[2]
+        outside = tf.tile(~tf.sequence_mask(memory.lengths, longest)[:, None], [1, beams, 1])
+        hidden = tf.where(tf.concat([outside, output_ids == 0], 2), -1e12, 0.0)[:, None]
+
+        def split(x):
+            return tf.transpose(tf.reshape(x, [rows, beams, self.heads, self.size]), [0, 2, 1, 3])
+
+        longer, positions = [], tf.repeat(memory.lengths + written - 1, beams)
+        x = self.embed(tf.reshape(output_ids[:, :, -1], [-1]), 1, positions)  # [rows * beams, width]
+        for name, source, beam in zip(self.attentions, memory.sources, memory.beams, strict=True):
+            query, *added = map(split, self.project(x, name))  # [rows, heads, beams, size]
+            old = [tf.gather(tensor, parents, axis=2, batch_dims=1) for tensor in beam]
+            key, value = (tf.concat([a, b[:, :, :, None]], 3) for a, b in zip(old, added, strict=True))
+            longer.append((key, value))  # [rows, heads, beams, written, size]
+            far = tf.matmul(query, source[0], transpose_b=True)  # [rows, heads, beams, longest]
+            near = tf.linalg.matvec(key, query)  # [rows, heads, beams, written]
+            weights = tf.nn.softmax(tf.concat([far, near], 3) + hidden)
+            attended = tf.matmul(weights[..., :longest], source[1])
+            attended += tf.linalg.matvec(value, weights[..., longest:], transpose_a=True)  # [rows, heads, beams, size]
+            attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [rows * beams, self.heads * self.size])
+            x = self.finish_layer(x, attended, name, tf.reshape(counted, [-1, 1]))
+        probas = tf.nn.softmax(self.logits(x))
+        return tf.reshape(probas, [rows, beams, -1]), memory._replace(beams=longer)
+
+    def dense(self, x, kernel, bias, activation=tf.identity):
+        """Return [tokens, units], in `precision`, of x, [tokens, width]."""
+        x, kernel, bias = (tf.cast(y, self.dtype) for y in (x, kernel, bias))
+        return activation(tf.nn.bias_add(tf.matmul(x, kernel), bias))
+
+    def embed(self, token_ids, segment_ids, positions):
+        """Return [tokens, width] of token_ids, segment_ids and positions, each [tokens]."""
+        x = tf.gather(self.layer('Embedding-Token').embeddings, token_ids)
+        x += tf.gather(self.layer('Embedding-Segment').embeddings, segment_ids)
+        x = self.layer('Embedding-Norm')(x + tf.gather(self.layer('Embedding-Position').embeddings, positions))
+        return tf.cast(self.dense(x, *self.mapping[0]), tf.float32) if self.mapping else x
+
+    def project(self, x, name):
+        """Return queries, scaled, keys and values, each [tokens, width]."""
+        weights = self.layer(name).weights
+        query, key, value = (tf.cast(self.dense(x, *weights[i : i + 2]), tf.float32) for i in (0, 2, 4))
+        return query * self.size**-0.5, key, value
+
+    def finish_layer(self, x, attended, name, counted=1.0, drop=tf.identity):
+        """Return the output of a layer, [tokens, width], from its input and what attention gathered."""
+        attended = tf.cast(self.dense(attended, *self.layer(name).weights[6:]), tf.float32)
+        x = self.layer(f'{name}-Norm')(x + counted * drop(attended))
+        name = name.replace('MultiHeadSelfAttention', 'FeedForward')
+        weights = self.layer(name).weights
+        inner = self.dense(x, *weights[:2], self.activation)  # [tokens, intermediate size]
+        return self.layer(f'{name}-Norm')(x + drop(tf.cast(self.dense(inner, *weights[2:]), tf.float32)))
+
+    def logits(self, x):
+        """Return the logits of the next token, float32 [tokens, vocab], from the last layer's output."""
+        x = self.activation(
+            tf.nn.bias_add(tf.matmul(x, self.layer('MLM-Dense').weights[0]), self.layer('MLM-Dense').weights[1])
+        )
+        x = tf.matmul(self.layer('MLM-Norm')(x), self.layer('Embedding-Token').embeddings, transpose_b=True)
+        return tf.nn.bias_add(x, self.layer('MLM-Bias').weights[0])
+
+
+def packing(rows, columns, height, width):
+    """Return two functions, between packed [tokens, ...] and padded [height, width, ...].
+
+    rows, columns: int [tokens], where each token stands when padded. Padding is filled with the first token; each
+    function is a gather, and so is its gradient.
+    """
+    places = tf.cast(rows, tf.int32) * width + columns  # [tokens]
+    slots = tf.scatter_nd(places[:, None], tf.range(tf.size(places)), [height * width])
+    filled = tf.scatter_nd(places[:, None], tf.ones(tf.size(places)), [height * width])[:, None]
+
+    @tf.custom_gradient
+    def pad(x):
+        shape = [height, width, x.shape[-1]]
+        return tf.reshape(tf.gather(x, slots), shape), lambda upstream: unpad(upstream)
+
+    @tf.custom_gradient
+    def unpad(x):
+        size = x.shape[-1]
+        packed = tf.gather(tf.reshape(x, [-1, size]), places)
+        return packed, lambda upstream: tf.reshape(filled * tf.gather(upstream, slots), [height, width, size])
+
+    return pad, unpad
+
+
+# ------------------------------------------------------------------------------------------------- training
+
+
+class Trainer(keras.Model):
+    """Trains bert4keras's model by the cross-entropy of answers with their [SEP], averaged over all their tokens.
+
+    The average is over the whole batch, however many devices and `accumulate_steps` it is computed in. Nothing is
+    computed that this loss does not depend on: no padding, no vocabulary but where a token of the answer is predicted.
+    """
+
+    def __init__(self, bert, end_id):
+        super().__init__()
+        self.bert, self.unilm = bert, UniLM(bert, end_id, precision)
+        self.dropout_rate = sum(layer.rate for layer in bert.layers if layer.name == 'Embedding-Dropout')
+        # fused, three times as fast on a CPU as the optimizer of the same name outside `legacy`
+        optimizer = keras.optimizers.legacy.Adam(learning_rate, epsilon=1e-6)
+        if warmup_steps or decay_steps:
+            schedule = {warmup_steps: 1.0, **({warmup_steps + decay_steps: 0.0} if decay_steps else {})}
+            optimizer.learning_rate = lambda: learning_rate * piecewise_linear(optimizer.iterations, schedule)
+        optimizer._create_all_weights(bert.trainable_weights)  # now, or a backup could be read but not written
+        self.compile(optimizer=optimizer)
+
+    def losses(self, token_ids, segment_ids, drop=tf.identity):
+        """Return the cross-entropy of each answer token, float32 [answer tokens], of a padded batch."""
+        lengths, answers = tf.math.count_nonzero(token_ids, 1, dtype=tf.int32), tf.reduce_sum(segment_ids, 1)  # [rows]
+        is_read = tf.sequence_mask(lengths - 1, tf.shape(token_ids)[1])  # the last [SEP] is predicted only
+        x, _ = self.unilm.encode(tf.boolean_mask(token_ids, is_read), lengths - 1, lengths - answers, drop)
+        labels = tf.boolean_mask(token_ids, segment_ids > 0)  # [answer tokens]
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, self.unilm.logits(x))
+
+    def train_step(self, batch):
+        """Make one update; returns its loss."""
+        token_ids, segment_ids = batch['Input-Token'], batch['Input-Segment']
+        replica, weights = tf.distribute.get_replica_context(), self.bert.trainable_weights
+        total = replica.all_reduce('sum', tf.cast(tf.reduce_sum(segment_ids), tf.float32))
+        update = tf.random.fold_in([seed, 0], tf.cast(self.optimizer.iterations, tf.int32))
+        loss, gradients = 0.0, []
+        for i in range(accumulate_steps):
+            place = tf.random.fold_in(update, replica.replica_id_in_sync_group * accumulate_steps + i)
+            with tf.control_dependencies(gradients), tf.GradientTape() as tape:  # one part after another
+                part = token_ids[i::accumulate_steps], segment_ids[i::accumulate_steps]
+                part_loss = tf.reduce_sum(self.losses(*part, self.dropout(place))) / total
+                added = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(part_loss, weights)]
+                gradients = [old + new for old, new in zip(gradients, added, strict=True)] if gradients else added
+            loss += part_loss
+        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return {'loss': replica.all_reduce('sum', loss)}
+
+    def dropout(self, place):
+        """Return a function that drops the same whenever an update is made; place: int [2], a seed."""
+        numbers, rate = itertools.count(), self.dropout_rate
+        if not rate:
+            return tf.identity
+        return lambda x: tf.nn.experimental.stateless_dropout(x, rate, tf.random.fold_in(place, next(numbers)))
+
+
+class Progress(keras.callbacks.Callback):
+    """Lets training continue exactly where it stopped, and after every epoch scores validation and keeps the best.
+
+    A backup is a folder of weights, optimizer and `state`: updates made, sum of this epoch's losses, the best quality
+    so far, a row of the log for each finished epoch. Rows and best weights are written again from it, so a run that was
+    interrupted at any moment ends as if it had not been. Keras's BackupAndRestore keeps neither of these, nor is what
+    it writes complete or absent.
+
+    settings: what must not differ between a backup and the run that continues it, {name: value}.
+    """
+
+    def __init__(self, trainer, tokenizer, train_data, evaluate, settings, is_chief):
+        super().__init__()
+        self.checkpoint = tf.train.Checkpoint(bert=trainer.bert, optimizer=trainer.optimizer)
+        self.tokenizer, self.train_data, self.evaluate, self.bert = tokenizer, train_data, evaluate, trainer.bert
+        self.settings, self.is_chief = settings, is_chief
+        self.steps = math.ceil(len(train_data) / batch_size)  # of an epoch
+        self.state = {'step': 0, 'losses': 0.0, 'best': -math.inf, 'log': []}
+        self.stopping, self.backed_up_at = False, time.monotonic()
+
+    def restore(self):
+        """Go back to the newest backup, if there is one. Raises UserError where it is of another run."""
+        if not (backups := self.backups()):
+            return
+        saved = json.loads(read_text(os.path.join(backups[-1], 'state.json')))
+        for name, value in self.settings.items():
+            if saved['settings'].get(name) != value:
+                raise UserError(
+                    f'{backups[-1]}: made with {name} = {saved["settings"].get(name)!r}, now {value!r}; change that '
+                    'back, or start afresh with another output_dir'
+                )
+        self.state = saved['state']
+        log(
+            f'continuing after update {self.state["step"]} of {self.steps * epochs} from {backups[-1]}; '
+            'to start afresh, choose another output_dir or delete this one'
+        )
+        self.checkpoint.read(os.path.join(backups[-1], 'weights')).expect_partial()
+
+    def backups(self, prefix=''):
+        """Return the paths of all backups, oldest first."""
+        names = [name for name in os.listdir(output_dir) if re.fullmatch(rf'{prefix}backup-\d+-\d+', name)]
+        names.sort(key=lambda name: [int(number) for number in name.split('-')[1:]])
+        return [os.path.join(output_dir, name) for name in names]
+
+    def back_up(self):
+        """Write a backup, then remove the older ones."""
+        self.backed_up_at = time.monotonic()
+        path = os.path.join(output_dir, f'backup-{self.state["step"]}-{len(self.state["log"])}')
+        if not self.is_chief or os.path.exists(path):
+            return
+        with whole(path) as folder:
+            os.mkdir(folder)
+            try:
+                self.checkpoint.write(os.path.join(folder, 'weights'))
+            except tf.errors.OpError as error:
+                raise OSError(first_line(error)) from None
+            with open(os.path.join(folder, 'state.json'), 'w', encoding='utf-8') as file:
+                json.dump({'state': self.state, 'settings': self.settings}, file, ensure_ascii=False)
+        for backup in self.backups('(.unfinished.)?'):
+            if backup != path:
+                shutil.rmtree(backup)
+
+    def stop(self, *_):
+        """Stop after the current update; the second time, at once. A signal handler."""
+        log('stopping after this update; once more to stop at once')
+        for number in signal.SIGINT, signal.SIGTERM:
+            signal.signal(number, signal.default_int_handler)
+        self.stopping = True
+
+    def stop_if_asked(self):
+        """Raise KeyboardInterrupt if a signal came."""
+        if self.stopping:
+            raise KeyboardInterrupt(f'stopped after update {self.state["step"]}; run the same command to continue')
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Count the update; back up if it is time or a signal came. Raises UserError where the loss is not finite."""
+        if not math.isfinite(logs['loss']):
+            epoch, step = divmod(self.state['step'], self.steps)
+            pairs = draw_window(self.train_data, self.tokenizer, epoch, step // window)[step % window]
+            raise UserError(
+                f'the loss of update {self.state["step"] + 1} is {logs["loss"]}; records '
+                f'{", ".join(self.train_data[i]["id"] for i, *_ in pairs)}; lower learning_rate'
+            )
+        self.state['step'] += 1
+        self.state['losses'] += float(logs['loss'])
+        if self.stopping or time.monotonic() - self.backed_up_at >= 60 * backup_minutes:
+            self.back_up()
+        self.stop_if_asked()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Score, keep the weights if they are the best, add a row to the log."""
+        logs['loss'] = self.state['losses'] / self.steps
+        if self.is_chief:
+            self.back_up()
+            logs.update(self.evaluate(self.stop_if_asked))
+            quality = logs['val_Final'] if best_by == 'final' else -logs['loss']
+            if quality >= self.state['best']:
+                self.state['best'] = quality
+                save_best_weights(self.bert)
+        self.state['log'].append({'epoch': epoch + 1, **logs})
+        self.state['losses'] = 0.0
+        if self.is_chief:
+            rows = [','.join(self.state['log'][0]), *(','.join(map(repr, r.values())) for r in self.state['log'])]
+            write_text(os.path.join(output_dir, 'log.csv'), ''.join(f'{row}\n' for row in rows))
+            self.back_up()
 
 
 def save_best_weights(model):
     """Write the weights into `output_dir`, all or nothing."""
-    path, temporary = (
-        os.path.join(output_dir, 'best_model.weights.h5'),
-        os.path.join(output_dir, '.unfinished.weights.h5'),
-    )
-    try:
-        model.save_weights(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({first_line(error)}); make room and run again') from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with whole(os.path.join(output_dir, 'best_model.weights.h5')) as temporary:
+        try:
+            model.save_weights(temporary)
+        except RuntimeError as error:  # what h5py makes of a disk that is full
+            raise OSError(first_line(error)) from None
 
 
 def load_best_weights(model):
@@ -336,171 +713,6 @@ class Answer(typing.NamedTuple):
     score: float
 
 
-class Memory(typing.NamedTuple):
-    """What UniLM remembers: for each layer keys and values of the sources and of the beams."""
-
-    lengths: np.ndarray  # int32 [rows], tokens of each source
-    rows: np.ndarray  # int32 [blocks], whose block of tokens it is
-    filled: np.ndarray  # int32 [blocks], how many of its tokens count
-    sources: list  # float32 [blocks, heads, block, size]
-    beams: list  # float32 [rows, heads, beams, written, size]
-
-
-class UniLM:
-    """bert4keras's model, computed without padding and without reading anything twice.
-
-    Under the UniLM mask no source token sees the answer. So keys and values of a source are computed once, `read`, and
-    those of each new token of the answer are added, `write`. Linear layers work on packed tokens, [tokens, width];
-    only attention pads. The variables are those of `model`: training it trains this.
-    """
-
-    block = 32  # tokens
-    tokens_at_once = 2048  # more would leave the processor's cache
-
-    def __init__(self, model, end_id):
-        self.layer, self.end_id = model.get_layer, end_id
-        self.attentions = [layer.name for layer in model.layers if layer.name.endswith('MultiHeadSelfAttention')]
-        attention = self.layer(self.attentions[0])
-        self.heads, self.size = attention.heads, attention.key_size
-        self.masks_queries = not hasattr(attention, 'normalization')  # as bert4keras did before 0.10
-        self.mapping = [layer.weights for layer in model.layers if layer.name == 'Embedding-Mapping']
-        self.activation = self.layer('MLM-Dense').activation
-        # dimensions that vary are open, so that nothing is traced twice
-        ids = [tf.TensorSpec([None] * rank, tf.int32) for rank in range(4)]
-        sources, beams = [None, self.heads, self.block, self.size], [None, self.heads, None, None, self.size]
-        pairs = [[(tf.TensorSpec(shape),) * 2] * len(self.attentions) for shape in (sources, beams)]
-        self._encode = tf.function(self._encode, input_signature=[ids[1], ids[1]])
-        self.write = tf.function(self.write, input_signature=[Memory(ids[1], ids[1], ids[1], *pairs), ids[3], ids[2]])
-
-    def read(self, sources):
-        """Read sources, lists of token ids sorted by length.
-
-        Returns which have an answer, bool [sources]: their most probable first token is not [SEP]; the probabilities
-        of that token, float32 [rows, 1, vocab], and a Memory, both of these sources only.
-        """
-        lengths, parts, start = np.array([len(source) for source in sources], np.int32), [], 0
-        while start < len(sources):
-            padded = lengths[start:] * np.arange(1, len(sources) - start + 1)
-            stop = start + max(1, np.count_nonzero(padded <= self.tokens_at_once))
-            token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
-            parts.append(self._encode(token_ids, lengths[start:stop]))
-            start = stop
-        answerable, probas, kept = tf.nest.map_structure(lambda *tensors: tf.concat(tensors, 0), *parts)
-        lengths = lengths[answerable]
-        blocks = -(-lengths // self.block)  # [rows]
-        rows = np.repeat(np.arange(len(blocks), dtype=np.int32), blocks)  # [blocks]
-        before = np.arange(len(rows)) - np.repeat(np.cumsum(blocks) - blocks, blocks)  # [blocks], of the same row
-        filled = np.minimum(lengths[rows] - self.block * before, self.block).astype(np.int32)
-        nothing = tf.zeros([len(blocks), self.heads, 1, 0, self.size])
-        return answerable.numpy(), probas, Memory(lengths, rows, filled, kept, [(nothing, nothing)] * len(kept))
-
-    def _encode(self, token_ids, lengths):
-        # token_ids [tokens]: the sources one after another; lengths [rows]
-        rows, longest = tf.size(lengths), -(-tf.reduce_max(lengths) // self.block) * self.block
-        ends = tf.cumsum(lengths)  # [rows]
-        numbers = tf.range(tf.size(token_ids))
-        positions = numbers - tf.repeat(ends - lengths, lengths)  # [tokens]
-        places = tf.repeat(tf.range(rows) * longest, lengths) + positions  # [tokens], where each is when padded
-        slots = tf.scatter_nd(places[:, None], numbers, [rows * longest])
-        padding = tf.where(tf.sequence_mask(lengths, longest), 0.0, -1e12)[:, None, None]  # [rows, 1, 1, longest]
-
-        def pad(x):
-            x = tf.reshape(tf.gather(x, slots), [rows, longest, self.heads, self.size])
-            return tf.transpose(x, [0, 2, 1, 3])  # [rows, heads, longest, size]
-
-        x, kept = self.embed(token_ids, 0, positions), []  # [tokens, width]
-        for name in self.attentions:
-            query, key, value = self.project(x, name)
-            key, value = pad(key), pad(value)
-            kept.append((key, value))
-            if name == self.attentions[-1]:  # of the last layer, only what predicts the first token
-                x, places = tf.gather(x, ends - 1), tf.range(rows)
-                query = tf.reshape(tf.gather(query, ends - 1), [rows, self.heads, 1, self.size])
-            else:
-                query = pad(query)
-            scores = tf.matmul(query, key, transpose_b=True) + padding  # [rows, heads, queries, longest]
-            attended = tf.transpose(tf.matmul(tf.nn.softmax(scores), value), [0, 2, 1, 3])
-            attended = tf.gather(tf.reshape(attended, [-1, self.heads * self.size]), places)  # [tokens, width]
-            x = self.finish_layer(x, attended, name)
-        probas = self.next_probas(x)  # [rows, vocab]
-        answerable = tf.argmax(probas, -1, tf.int32) != self.end_id  # [rows]
-        lengths *= tf.cast(answerable, tf.int32)
-        used = tf.range(0, longest, self.block) < lengths[:, None]  # [rows, blocks of the longest]
-
-        def blocks(x):
-            x = tf.reshape(x, [rows, self.heads, -1, self.block, self.size])
-            return tf.boolean_mask(tf.transpose(x, [0, 2, 1, 3, 4]), used)  # [blocks, heads, block, size]
-
-        return answerable, tf.boolean_mask(probas, answerable)[:, None], tf.nest.map_structure(blocks, kept)
-
-    def write(self, memory, output_ids, parents):
-        """Write the last token of each beam.
-
-        output_ids: int32 [rows, beams, written], the beams so far; parents: int32 [rows, beams], the one that each
-        extends. Returns the probabilities of the next token, float32 [rows, beams, vocab], and the longer Memory.
-        """
-        rows, beams, written = tf.unstack(tf.shape(output_ids))
-        is_pad = tf.cast(output_ids == 0, tf.float32)  # bert4keras takes a written [PAD] for padding
-        counted = 1 - is_pad[:, :, -1:] if self.masks_queries else tf.ones([rows, beams, 1])
-        hidden = -1e12 * is_pad[:, None]  # [rows, 1, beams, written]
-        outside = tf.where(tf.sequence_mask(memory.filled, self.block), 0.0, -1e12)[:, None, None]
-
-        def split(x):
-            return tf.transpose(tf.reshape(x, [rows, beams, self.heads, self.size]), [0, 2, 1, 3])
-
-        longer, positions = [], tf.repeat(memory.lengths + written - 1, beams)
-        x = self.embed(tf.reshape(output_ids[:, :, -1], [-1]), 1, positions)  # [rows * beams, width]
-        for name, source, beam in zip(self.attentions, memory.sources, memory.beams, strict=True):
-            query, *added = map(split, self.project(x, name))  # [rows, heads, beams, size]
-            old = [tf.gather(tensor, parents, axis=2, batch_dims=1) for tensor in beam]
-            key, value = (tf.concat([a, b[:, :, :, None]], 3) for a, b in zip(old, added, strict=True))
-            longer.append((key, value))  # [rows, heads, beams, written, size]
-            # one softmax over the blocks of the source, far, and the tokens of the beam, near
-            near = tf.linalg.matvec(key, query) + hidden  # [rows, heads, beams, written]
-            far = tf.matmul(tf.gather(query, memory.rows), source[0], transpose_b=True)
-            far += outside  # [blocks, heads, beams, block]
-            highest = tf.math.unsorted_segment_max(tf.reduce_max(far, -1), memory.rows, rows)
-            highest = tf.maximum(highest, tf.reduce_max(near, -1))  # [rows, heads, beams]
-            near, far = tf.exp(near - highest[..., None]), tf.exp(far - tf.gather(highest, memory.rows)[..., None])
-            total = tf.math.unsorted_segment_sum(tf.reduce_sum(far, -1), memory.rows, rows) + tf.reduce_sum(near, -1)
-            attended = tf.math.unsorted_segment_sum(tf.matmul(far, source[1]), memory.rows, rows)
-            attended += tf.linalg.matvec(value, near, transpose_a=True)  # [rows, heads, beams, size]
-            attended = tf.transpose(attended / total[..., None], [0, 2, 1, 3])
-            attended = tf.reshape(attended, [rows * beams, self.heads * self.size])
-            x = self.finish_layer(x, attended, name, tf.reshape(counted, [-1, 1]))
-        return tf.reshape(self.next_probas(x), [rows, beams, -1]), memory._replace(beams=longer)
-
-    def dense(self, x, kernel, bias):
-        """Return [tokens, units] of x, [tokens, width]."""
-        return tf.nn.bias_add(tf.matmul(x, kernel), bias)
-
-    def embed(self, token_ids, segment_id, positions):
-        """Return [tokens, width] of token_ids and positions, both [tokens]."""
-        x = tf.gather(self.layer('Embedding-Token').embeddings, token_ids)
-        x += self.layer('Embedding-Segment').embeddings[segment_id]
-        x = self.layer('Embedding-Norm')(x + tf.gather(self.layer('Embedding-Position').embeddings, positions))
-        return self.dense(x, *self.mapping[0]) if self.mapping else x
-
-    def project(self, x, name):
-        """Return queries, scaled, keys and values, each [tokens, width]."""
-        weights = self.layer(name).weights
-        query, key, value = (self.dense(x, *weights[i : i + 2]) for i in (0, 2, 4))
-        return query * self.size**-0.5, key, value
-
-    def finish_layer(self, x, attended, name, counted=1.0):
-        """Return the output of a layer, [tokens, width], from its input and what attention gathered."""
-        x = self.layer(f'{name}-Norm')(x + counted * self.dense(attended, *self.layer(name).weights[6:]))
-        name = name.replace('MultiHeadSelfAttention', 'FeedForward')
-        weights = self.layer(name).weights
-        return self.layer(f'{name}-Norm')(x + self.dense(self.activation(self.dense(x, *weights[:2])), *weights[2:]))
-
-    def next_probas(self, x):
-        """Return the probabilities of the next token, [tokens, vocab], from the last layer's output."""
-        x = self.layer('MLM-Norm')(self.activation(self.dense(x, *self.layer('MLM-Dense').weights)))
-        logits = tf.matmul(x, self.layer('Embedding-Token').embeddings, transpose_b=True)
-        return tf.nn.softmax(tf.nn.bias_add(logits, self.layer('MLM-Bias').weights[0]))
-
-
 class ReadingComprehension:
     """Answers questions from several passages each; their votes decide every token (kexue.fm/archives/7115).
 
@@ -512,7 +724,7 @@ class ReadingComprehension:
     def __init__(self, model, tokenizer, mode='extractive'):
         self.model, self.tokenizer, self.mode = model, tokenizer, mode
         self.end_id = tokenizer._token_end_id
-        self.unilm = UniLM(model, self.end_id)
+        self.unilm = UniLM(model, self.end_id, precision)
 
     def answer(self, question, passages, topk=1):
         """Read the passages and answer the question.
@@ -679,7 +891,7 @@ def extend_beams(searches, votes, topk):
 
 
 def answer_records(reader, data, topk):
-    """Yield (id, answer) for each record, the answer in a form that fits a tab-separated line.
+    """Yield (id, answer), or None, for each record, the answer in a form that fits a tab-separated line.
 
     What cannot be answered is reported: without question or passages the answer is '', without id there is none.
     """
@@ -689,6 +901,7 @@ def answer_records(reader, data, topk):
         missing = defects(record)
         if 'id' in missing:
             log(f'a record without id cannot be answered, its question is {record.get("question")!r}')
+            yield None
         elif missing:
             log(f'record {record["id"]!r} has no {" and no ".join(missing)}; it gets the empty answer')
             yield record['id'], ''
@@ -696,47 +909,64 @@ def answer_records(reader, data, topk):
             yield record['id'], re.sub('[\t\n\r]', ' ', next(answers).text)
 
 
-def predict_to_file(reader, data, filename, references):
-    """Write `id<TAB>answer` for every record of `data`, all or nothing; a bar shows the score so far."""
-    lines, tally = [], Tally()
-    with tqdm(total=len(data), desc='reading', unit='question', file=sys.stderr) as progress:
-        for question_id, text in answer_records(reader, data, topk):
-            lines.append(f'{question_id}\t{text}\n')
+def predict_to_file(reader, data, filename, references=None, worker=0, workers=1):
+    """Write `id<TAB>answer` for every record of `data`; what an interrupted run has answered is not answered again.
+
+    With `references` a bar shows the score so far. Worker k of n answers every n-th question; the first one waits for
+    the others and joins the parts. Returns whether this is the first.
+    """
+    constants_used = [globals()[name] for name in ('max_p_len', 'max_q_len', 'max_a_len', 'mode', 'topk', 'precision')]
+    weights = [weight.numpy() for weight in reader.model.weights]
+    part = Part(filename, fingerprint(json.dumps([constants_used, data]).encode(), *weights), worker, workers)
+    mine, tally = data[worker::workers], Tally()
+    if part.lines:
+        log(f'{filename}: {len(part.lines)} of {len(mine)} questions are answered already')
+    with tqdm(total=len(mine), desc='reading', unit='question', file=sys.stderr) as progress:
+
+        def show(line):
             progress.update()
-            tally.add(text, references[question_id])
-            progress.set_postfix(tally.result(), refresh=False)
-    write_text(filename, ''.join(lines))
+            if references and line:
+                tally.add(line.split('\t')[1], references[line.split('\t')[0]])
+                progress.set_postfix(tally.result(), refresh=False)
+            return line
+
+        rest = answer_records(reader, mine[len(list(map(show, part.lines))) :], topk)
+        part.write(show('\t'.join(pair) if pair else '') for pair in rest)
+    if worker == 0:
+        part.join()
+    return worker == 0
 
 
-class Evaluate(keras.callbacks.Callback):
-    """After every epoch: scores a sample of validation, shows five answers, keeps the best weights."""
+def evaluate_sample(reader, valid_data, references, between):
+    """Score a sample of the validation questions and show five answers, wrong ones first.
 
-    def __init__(self, reader, valid_data, references):
-        super().__init__()
-        self.reader, self.references, self.best = reader, references, -math.inf
-        self.sample = [record for record in valid_data if not defects(record)][:valid_sample]
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Score, show, save; add val_Accuracy, val_F1 and val_Final to the epoch's logs."""
-        tally, answers = Tally(), []
-        texts = answer_records(self.reader, self.sample, topk)
-        for record, (question_id, text) in zip(self.sample, texts, strict=True):
-            reference = self.references[question_id]
-            score = tally.add(text, reference)
-            answers.append((score.correct, record['question'], text, reference.answer))
-        logs.update({f'val_{name}': value for name, value in tally.result().items() if name != 'total'})
-        for correct, question, text, gold in sorted(answers)[:3] + sorted(answers)[3:][-2:]:  # wrong ones first
-            log(f'  {"right" if correct else "WRONG"}  {question}  answer: {text or "(none)"}  gold: {gold}')
-        quality = logs['val_Final'] if best_by == 'final' else -logs['loss']
-        if quality >= self.best:
-            self.best = quality
-            save_best_weights(self.reader.model)
+    between: called before each answer. Returns {'val_Accuracy', 'val_F1', 'val_Final'}.
+    """
+    sample = [record for record in valid_data if not defects(record)][:valid_sample]
+    tally, answers = Tally(), []
+    for record, (question_id, text) in zip(sample, answer_records(reader, sample, topk), strict=True):
+        between()
+        reference = references[question_id]
+        score = tally.add(text, reference)
+        answers.append((score.correct, record['question'], text, reference.answer))
+    for correct, question, text, gold in sorted(answers)[:3] + sorted(answers)[3:][-2:]:
+        log(f'  {"right" if correct else "WRONG"}  {question}  answer: {text or "(none)"}  gold: {gold}')
+    return {f'val_{name}': value for name, value in tally.result().items() if name != 'total'}
 
 
-def score_validation(reader, valid_data, references):
+def score_validation(reader, valid_data, references, worker=0, workers=1):
     """Answer the validation questions into predictions.tsv and print the official score as one JSON line."""
-    predict_to_file(reader, valid_data, os.path.join(output_dir, 'predictions.tsv'), references)
-    print(json.dumps(evaluate(os.path.join(output_dir, 'predictions.tsv'), references)))
+    path = os.path.join(output_dir, 'predictions.tsv')
+    if predict_to_file(reader, valid_data, path, references, worker, workers):
+        print(json.dumps(evaluate(path, references)))
+
+
+def choose_strategy():
+    """Return TensorFlow's engine for several machines where TF_CONFIG is set, else for all visible GPUs."""
+    if 'TF_CONFIG' in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    several = len(tf.config.list_logical_devices('GPU')) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
 def load_reader():
@@ -749,43 +979,90 @@ def load_reader():
     return ReadingComprehension(model, tokenizer, mode)
 
 
-def train_command(files):
-    """Train, keep the best weights and score them."""
-    require(*list(files.values())[:5])
+def make_output_dir():
+    """Make the output folder. Raises UserError where that is impossible."""
     try:
         os.makedirs(output_dir, exist_ok=True)
     except OSError as error:
         raise UserError(f'{output_dir}: cannot be used as output_dir ({error.strerror}); choose another') from None
-    keras.utils.set_random_seed(seed)
-    webqa, sogouqa = load_questions(files['webqa']), load_questions(files['sogouqa'])
-    references = load_references(files['official_answers'], files['sogouqa'], sogouqa)
-    train_data, valid_data = split(webqa, sogouqa)
-    tokenizer, keep_tokens, vocabulary_size = load_tokenizer(files['vocabulary'])
-    model = build_model(files['config'], files['checkpoint'], keep_tokens, vocabulary_size)
-    if not files['checkpoint']:
-        log('no checkpoint: BERT starts from random weights')
-    reader = ReadingComprehension(model, tokenizer, mode)
+
+
+def write_config(files):
+    """Write the constants, files and versions in use to config.json."""
     versions = {package.__name__: package.__version__ for package in (tf, keras, bert4keras, np)}
     versions['python'] = platform.python_version()
     config = {'constants': {name: globals()[name] for name in constants}, 'files': files, 'versions': versions}
     write_text(os.path.join(output_dir, 'config.json'), json.dumps(config, ensure_ascii=False, indent=4) + '\n')
+
+
+def load_data(files):
+    """Return (training records, validation records, references by id) of the files that the constants mean."""
+    webqa, sogouqa = load_questions(files['webqa']), load_questions(files['sogouqa'])
+    references = load_references(files['official_answers'], files['sogouqa'], sogouqa)
+    train_data, valid_data = split(webqa, sogouqa)
     if not train_data:
         raise UserError(f'{files["webqa"]}: no complete record to train on, nor in {files["sogouqa"]}')
+    return train_data, valid_data, references
+
+
+def train_command(files):
+    """Train, keep the best weights and score them; continue where an earlier run was interrupted."""
+    require(*list(files.values())[:5])
+    worker, _ = worker_position()
+    strategy = choose_strategy()
+    make_output_dir()
+    keras.utils.set_random_seed(seed)
+    train_data, valid_data, references = load_data(files)
+    tokenizer, keep_tokens, vocabulary_size = load_tokenizer(files['vocabulary'])
+    with strategy.scope():
+        model = build_model(files['config'], files['checkpoint'], keep_tokens, vocabulary_size)
+        trainer = Trainer(model, tokenizer._token_end_id)
+    if not files['checkpoint']:
+        log('no checkpoint: BERT starts from random weights')
+    reader = ReadingComprehension(model, tokenizer, mode)
+    settings = {name: globals()[name] for name in constants if name not in may_differ}
+    settings['the data'] = fingerprint(json.dumps([train_data, valid_data]).encode(), *model.get_weights())
+    sample = functools.partial(evaluate_sample, reader, valid_data, references)
+    progress = Progress(trainer, tokenizer, train_data, sample, settings, is_chief=worker == 0)
+    progress.restore()
+    if worker == 0:
+        write_config(files)
     log(f'{len(train_data)} questions to train on, {len(valid_data)} to validate')
-    with contextlib.redirect_stdout(sys.stderr):  # Keras's progress is no result
-        build_train_model(model).fit(
-            training_dataset(train_data, tokenizer),
-            steps_per_epoch=math.ceil(len(train_data) / batch_size),
-            epochs=epochs,
-            verbose=1 if sys.stderr.isatty() else 2,
-            callbacks=[
-                Evaluate(reader, valid_data, references),
-                keras.callbacks.CSVLogger(os.path.join(output_dir, 'log.csv')),
-                keras.callbacks.TensorBoard(os.path.join(output_dir, 'tensorboard'), write_graph=False),
-            ],
-        )
-    load_best_weights(model)
-    score_validation(reader, valid_data, references)
+    fit(trainer, strategy, progress)
+    if worker == 0:
+        load_best_weights(model)
+        score_validation(reader, valid_data, references)
+
+
+def fit(trainer, strategy, progress):
+    """Train from where `progress` stands to the end, with Keras's progress bar and TensorBoard."""
+    state, steps, callbacks = progress.state, progress.steps, [progress]
+    if progress.is_chief:
+        callbacks.append(keras.callbacks.TensorBoard(os.path.join(output_dir, 'tensorboard'), write_graph=False))
+    handlers = {number: signal.signal(number, progress.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # Keras's progress is no result
+            if state['step'] and state['step'] == (len(state['log']) + 1) * steps:
+                progress.on_epoch_end(len(state['log']), {})  # interrupted while it was scored
+            while state['step'] < epochs * steps:
+                epoch, position = divmod(state['step'], steps)
+                trainer.fit(
+                    strategy.distribute_datasets_from_function(
+                        functools.partial(training_dataset, progress.train_data, progress.tokenizer, state['step'])
+                    ),
+                    steps_per_epoch=steps - position,
+                    initial_epoch=epoch,
+                    epochs=epoch + 1 if position else epochs,  # first the rest of an epoch
+                    verbose=1 if sys.stderr.isatty() else 2,
+                    callbacks=callbacks,
+                )
+    except tf.errors.OpError as error:
+        raise UserError(
+            f'training broke off ({first_line(error)}); run the same command, of all workers, to continue'
+        ) from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def eval_command(files):
@@ -795,15 +1072,16 @@ def eval_command(files):
     sogouqa = load_questions(files['sogouqa'])
     references = load_references(files['official_answers'], files['sogouqa'], sogouqa)
     _, valid_data = split([], sogouqa)
-    score_validation(reader, valid_data, references)
+    score_validation(reader, valid_data, references, *worker_position())
 
 
 def predict_command(path):
-    """Print `id<TAB>answer` for every record of a file of questions."""
+    """Answer every record of a file of questions; the lines of `id<TAB>answer` are kept in `output_dir` and printed."""
     data = load_questions(path, labelled=False)
-    answers = answer_records(load_reader(), data, topk)
-    for question_id, text in tqdm(answers, total=len(data), desc='reading', unit='question', file=sys.stderr):
-        print(f'{question_id}\t{text}', flush=True)
+    reader = load_reader()
+    filename = os.path.join(output_dir, f'answers_to_{os.path.splitext(os.path.basename(path))[0]}.tsv')
+    if predict_to_file(reader, data, filename, None, *worker_position()):
+        print(read_text(filename), end='')
 
 
 def parse_command_line(arguments):
@@ -890,8 +1168,8 @@ def main(arguments=None):
     except BrokenPipeError:  # whoever read standard output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        log('interrupted')
+    except KeyboardInterrupt as interrupt:
+        log(str(interrupt) or 'interrupted; run the same command to continue')
         return 130
 
 

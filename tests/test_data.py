@@ -1,6 +1,7 @@
 """DESIGN of data and training: split, pairs, lengths, vocabulary, weights and loss, rule by rule."""
 
 import collections
+import itertools
 import json
 import os
 
@@ -375,7 +376,25 @@ def test_every_question_comes_once_an_epoch(script, seven, tokenizer):
     assert len(set(map(tuple, orders))) == len(epochs)
     draws = [sorted(str(row).replace(', 0', '') for row in rows(epoch)) for epoch in epochs]
     assert len(set(map(tuple, draws))) == len(epochs)
-    assert [[len(batch['Input-Token']) for batch in epoch] for epoch in epochs] == [[3, 3, 1]] * 4
+    assert all(sorted(len(batch['Input-Token']) for batch in epoch) == [1, 3, 3] for epoch in epochs)
+
+
+def test_batches_are_of_like_length_within_a_window_and_in_a_random_order(script, tokenizer):
+    """Each window is sorted by itself, so an epoch does not begin with all its short passages."""
+    script.batch_size, script.window = 4, 5
+    data = [complete(('中' * (1 + i % 6), ''), question='谁') for i in range(60)]
+    spans, firsts = [], []
+    for number in range(3):
+        lengths = [
+            [len(token_ids) for _, token_ids, _ in batch] for batch in script.draw_window(data, tokenizer, 0, number)
+        ]
+        assert len(lengths) == 5
+        ranges = sorted((min(batch), max(batch)) for batch in lengths)
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(ranges))
+        spans.append((ranges[0][0], ranges[-1][1]))
+        firsts.append([min(batch) for batch in lengths])
+    assert all(high - low >= 4 for low, high in spans)
+    assert any(first != sorted(first) for first in firsts)
 
 
 def test_batch_is_a_dict_padded_with_0(script, seven, tokenizer):
@@ -581,34 +600,44 @@ def cross_entropy(probas, token_ids, segment_ids):
     return np.mean(losses, dtype=np.float64)
 
 
-def test_loss_by_hand(script):
+def padded(pairs):
+    """Return (token_ids, segment_ids), int32 [pairs, longest], of (token_ids, segment_ids) pairs."""
+    return [np.array([[*row, *[0] * (max(map(len, column)) - len(row))] for row in column], np.int32)
+            for column in zip(*pairs, strict=True)]  # fmt: skip
+
+
+def test_loss_by_hand(script, small):
     """1 answer token and 3: the mean over all 4 is 7 / 4 log 2, where the mean of the rows' means is 6 / 4."""
-    token_ids = np.array([[2, 1, 3, 3, 0, 0], [2, 3, 3, 1, 2, 3]])
-    segment_ids = np.array([[0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 1]])
-    probas = np.full([2, 6, 4], 1 / 4)
-    probas[0, 2] = 1 / 6, 1 / 6, 1 / 6, 1 / 2
-    probas[1, 2:5] = [1 / 4, 1 / 4, 1 / 4, 1 / 4], [5 / 8, 1 / 8, 1 / 8, 1 / 8], [1 / 6, 1 / 6, 1 / 6, 1 / 2]
-    inputs = [script.tf.constant(values, script.tf.float32) for values in (token_ids, segment_ids, np.log(probas))]
-    loss = script.CrossEntropy(2).compute_loss(inputs).numpy()
-    assert loss == pytest.approx(7 / 4 * np.log(2), abs=1e-5)
-    assert cross_entropy(probas, token_ids, segment_ids) == pytest.approx(7 / 4 * np.log(2))
+    model, tokenizer = build_small_model(script, small)
+    trainer = script.Trainer(model, tokenizer._token_end_id)
+    trainer.losses = lambda token_ids, segment_ids, drop: script.tf.constant([1.0, 2.0, 2.0, 2.0]) * np.log(2)
+    token_ids, segment_ids = padded([([2, 1, 3, 3], [0, 0, 0, 1]), ([2, 3, 3, 1, 2, 3], [0, 0, 0, 1, 1, 1])])
+    trainer.optimizer.apply_gradients = lambda pairs: None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script.tf, 'convert_to_tensor', lambda gradient: gradient)
+        loss = trainer.train_step({'Input-Token': token_ids, 'Input-Segment': segment_ids})['loss']
+    assert float(loss) == pytest.approx(7 / 4 * np.log(2), abs=1e-5)
+
+
+def mean_loss(script, model, token_ids, segment_ids):
+    losses = script.Trainer(model, 3).losses(script.tf.constant(token_ids), script.tf.constant(segment_ids)).numpy()
+    assert losses.shape == (segment_ids.sum(),)
+    return losses.mean()
 
 
 def test_loss_is_the_cross_entropy_of_answers_alone(script, small):
     """Of bert4keras's own predictions, dropout being off, and whatever the order or number of the rows."""
-    from bert4keras.snippets import sequence_padding
-
     model, _ = build_small_model(script, small)
-    train_model, rng = script.build_train_model(model), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for count in 1, 4, 9:
-        pairs = [
-            (rng.integers(4, 30, source + target), [0] * source + [1] * target)
-            for source, target in zip(rng.integers(2, 20, count), rng.integers(1, 9, count), strict=True)
-        ]
-        token_ids, segment_ids = (sequence_padding(column) for column in zip(*pairs, strict=True))
-        inputs = {'Input-Token': token_ids, 'Input-Segment': segment_ids}
+        token_ids, segment_ids = padded(
+            [
+                (rng.integers(4, 30, source + target).tolist(), [0] * source + [1] * target)
+                for source, target in zip(rng.integers(2, 20, count), rng.integers(1, 9, count), strict=True)
+            ]
+        )
         expected = cross_entropy(model.predict([token_ids, segment_ids], verbose=0), token_ids, segment_ids)
-        assert train_model.evaluate(inputs, verbose=0) == pytest.approx(expected, abs=1e-5)
+        assert mean_loss(script, model, token_ids, segment_ids) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.filterwarnings('ignore:The initializer TruncatedNormal')
@@ -627,14 +656,14 @@ def test_loss_of_real_pairs(script, shared):
     token_ids, segment_ids = batch['Input-Token'].numpy(), batch['Input-Segment'].numpy()
     theirs = build_transformer_model(config, checkpoint, application='unilm', keep_tokens=keep_tokens)
     probas = theirs.predict([token_ids, segment_ids], verbose=0)
-    train_model = script.build_train_model(script.build_model(config, checkpoint, keep_tokens, size))
-    loss = train_model.test_on_batch(batch)
+    model = script.build_model(config, checkpoint, keep_tokens, size)
+    loss = mean_loss(script, model, token_ids, segment_ids)
     assert loss == pytest.approx(cross_entropy(probas, token_ids, segment_ids), abs=1e-5)
     assert loss < 4  # random weights give log(13,584) = 9.5
 
 
 def test_optimizer_is_adam_as_bert4keras_has_it(script, small):
     script.learning_rate = 0.003
-    optimizer = script.build_train_model(build_small_model(script, small)[0]).optimizer
+    optimizer = script.Trainer(build_small_model(script, small)[0], 3).optimizer
     assert type(optimizer).__name__ == 'Adam'
     assert (float(optimizer.learning_rate), optimizer.epsilon) == (pytest.approx(0.003), 1e-6)
