@@ -15,6 +15,7 @@ import collections
 import contextlib
 import difflib
 import functools
+import importlib.metadata
 import itertools
 import json
 import math
@@ -31,6 +32,8 @@ import warnings
 
 # bert4keras needs Keras 2, today's tf-keras, under the name `keras` and with a version that ends in `tf`.
 os.environ['TF_USE_LEGACY_KERAS'] = '1'
+if importlib.metadata.version('bert4keras') != '0.8.1':
+    os.environ['TF_KERAS'] = '1'  # for 0.11.5
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 _stderr = os.dup(2)
 with open(os.devnull, 'w', encoding='utf-8') as _nowhere:
@@ -101,13 +104,13 @@ precision = 'float32'       # of products, 'float32', exact; 'bfloat16', faster 
 # ------------------------------------------------------------------------------------------------- the end
 constants = [name for name, value in globals().items() if not name.startswith('_') and type(value) in (int, float, str)]
 # {constant: (its value above, the one for the demo's tiny model as long as it has that value)}
+demo_constants = {'batch_size': (32, 64), 'learning_rate': (1e-5, 3e-4)}
+may_differ = {'output_dir', 'epochs', 'backup_minutes', 'data_dir', 'config_path', 'checkpoint_path', 'dict_path'}
+window = 64  # batches that are sorted by length together
 file_names = {
     'webqa': 'WebQA.json', 'sogouqa': 'SogouQA.json', 'config': 'bert_config.json', 'checkpoint': 'bert_model.ckpt',
     'vocabulary': 'vocab.txt', 'official_answers': 'qid_answer_expand',
 }  # fmt: skip
-may_differ = {'output_dir', 'epochs', 'backup_minutes', 'data_dir', 'config_path', 'checkpoint_path', 'dict_path'}
-window = 64  # batches that are sorted by length together
-demo_constants = {'batch_size': (32, 64), 'learning_rate': (1e-5, 3e-4)}
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -159,7 +162,8 @@ def split(webqa, sogouqa):
             raise UserError(f'{path}: no order of {len(sogouqa)} records; delete it or change output_dir') from None
     else:
         random_order = np.random.default_rng(seed).permutation(len(sogouqa)).tolist()
-        write_text(path, json.dumps(random_order) + '\n')
+        if worker_position()[0] == 0:
+            write_text(path, json.dumps(random_order) + '\n')
     valid_data = [sogouqa[j] for i, j in enumerate(random_order) if i % 3 == 0]
     rest = [sogouqa[j] for i, j in enumerate(random_order) if i % 3 != 0]
     return [record for record in rest + rest + webqa if not defects(record)], valid_data
@@ -324,6 +328,12 @@ class Memory(typing.NamedTuple):
     sources: list  # float32 [rows, heads, longest, size]
     beams: list  # float32 [rows, heads, beams, written, size]
 
+    def keep(self, rows):
+        """Return a Memory of some rows only; rows: list of int."""
+        lengths = np.asarray(self.lengths)[rows]
+        sources = [tuple(tf.gather(x[:, :, : lengths.max()], rows) for x in pair) for pair in self.sources]
+        return Memory(lengths, sources, [tuple(tf.gather(x, rows) for x in pair) for pair in self.beams])
+
 
 class UniLM:
     """bert4keras's model, computed without padding and without reading anything twice.
@@ -461,11 +471,18 @@ class UniLM:
         x, kernel, bias = (tf.cast(y, self.dtype) for y in (x, kernel, bias))
         return activation(tf.nn.bias_add(tf.matmul(x, kernel), bias))
 
+    def norm(self, x, name):
+        """Return x normalized by a layer of this name; in fewer operations than the layer itself."""
+        layer = self.layer(name)
+        beta, gamma = layer.weights
+        x -= tf.reduce_mean(x, -1, keepdims=True)
+        return x * tf.math.rsqrt(tf.reduce_mean(x * x, -1, keepdims=True) + layer.epsilon) * gamma + beta
+
     def embed(self, token_ids, segment_ids, positions):
         """Return [tokens, width] of token_ids, segment_ids and positions, each [tokens]."""
         x = tf.gather(self.layer('Embedding-Token').embeddings, token_ids)
         x += tf.gather(self.layer('Embedding-Segment').embeddings, segment_ids)
-        x = self.layer('Embedding-Norm')(x + tf.gather(self.layer('Embedding-Position').embeddings, positions))
+        x = self.norm(x + tf.gather(self.layer('Embedding-Position').embeddings, positions), 'Embedding-Norm')
         return tf.cast(self.dense(x, *self.mapping[0]), tf.float32) if self.mapping else x
 
     def project(self, x, name):
@@ -477,18 +494,18 @@ class UniLM:
     def finish_layer(self, x, attended, name, counted=1.0, drop=tf.identity):
         """Return the output of a layer, [tokens, width], from its input and what attention gathered."""
         attended = tf.cast(self.dense(attended, *self.layer(name).weights[6:]), tf.float32)
-        x = self.layer(f'{name}-Norm')(x + counted * drop(attended))
+        x = self.norm(x + counted * drop(attended), f'{name}-Norm')
         name = name.replace('MultiHeadSelfAttention', 'FeedForward')
         weights = self.layer(name).weights
         inner = self.dense(x, *weights[:2], self.activation)  # [tokens, intermediate size]
-        return self.layer(f'{name}-Norm')(x + drop(tf.cast(self.dense(inner, *weights[2:]), tf.float32)))
+        return self.norm(x + drop(tf.cast(self.dense(inner, *weights[2:]), tf.float32)), f'{name}-Norm')
 
     def logits(self, x):
         """Return the logits of the next token, float32 [tokens, vocab], from the last layer's output."""
         x = self.activation(
             tf.nn.bias_add(tf.matmul(x, self.layer('MLM-Dense').weights[0]), self.layer('MLM-Dense').weights[1])
         )
-        x = tf.matmul(self.layer('MLM-Norm')(x), self.layer('Embedding-Token').embeddings, transpose_b=True)
+        x = tf.matmul(self.norm(x, 'MLM-Norm'), self.layer('Embedding-Token').embeddings, transpose_b=True)
         return tf.nn.bias_add(x, self.layer('MLM-Bias').weights[0])
 
 
@@ -770,7 +787,10 @@ class ReadingComprehension:
         owners, counts = [i for i, _ in rows], np.array([len(places[row]) for row in rows], np.float32)
         while not all(search.finished for search in searches):
             if searches[0].output_ids[0]:
-                # 1. again, after what each beam has written
+                # 1. again, after what each beam has written, where the answer is not finished yet
+                active = [row for row, i in enumerate(owners) if not searches[i].finished]
+                if len(active) <= len(owners) / 2:
+                    memory, counts, owners = memory.keep(active), counts[active], [owners[row] for row in active]
                 output_ids = np.array([searches[i].output_ids for i in owners], np.int32)
                 parents = np.array([searches[i].parents for i in owners], np.int32)
                 probas, memory = self.unilm.write(memory, output_ids, parents)
@@ -1113,19 +1133,20 @@ def parse_command_line(arguments):
 
 def check_constants():
     """Raise UserError for a constant of the wrong type or range."""
-    least = {'max_p_len': 3, 'max_q_len': 2, 'seed': 0}
-    for name in 'max_p_len', 'max_q_len', 'max_a_len', 'batch_size', 'epochs', 'valid_sample', 'topk', 'seed':
+    choices = {'best_by': ('final', 'loss'), 'mode': ('extractive', 'generative'), 'precision': ('float32', 'bfloat16')}
+    least = {'max_p_len': 3, 'max_q_len': 2, 'seed': 0, 'warmup_steps': 0, 'decay_steps': 0}
+    for name in constants:
         value, minimum = globals()[name], least.get(name, 1)
-        if type(value) is not int or not minimum <= value < 2**32:
-            raise UserError(f'{name} = {value!r}: expected a whole number of at least {minimum}')
-    if type(learning_rate) not in (int, float) or not 0 < learning_rate < math.inf:
-        raise UserError(f'learning_rate = {learning_rate!r}: expected a number above 0')
-    for name, choices in {'best_by': ('final', 'loss'), 'mode': ('extractive', 'generative')}.items():
-        if globals()[name] not in choices:
-            raise UserError(f'{name} = {globals()[name]!r}: expected {" or ".join(map(repr, choices))}')
-    for name in 'data_dir', 'config_path', 'checkpoint_path', 'dict_path', 'output_dir':
-        if not isinstance(globals()[name], str):
-            raise UserError(f'{name} = {globals()[name]!r}: expected a path in quotes')
+        if name in ('learning_rate', 'backup_minutes'):
+            right, expected = type(value) in (int, float) and 0 < value < math.inf, 'a number above 0'
+        elif name in choices:
+            right, expected = value in choices[name], ' or '.join(map(repr, choices[name]))
+        elif name.endswith(('_path', '_dir')):
+            right, expected = isinstance(value, str), 'a path in quotes'
+        else:
+            right, expected = type(value) is int and minimum <= value < 2**31, f'a whole number of at least {minimum}'
+        if not right:
+            raise UserError(f'{name} = {value!r}: expected {expected}')
 
 
 def configure(given):

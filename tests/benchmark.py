@@ -1,6 +1,7 @@
-"""Measure the reader against the original's way of reading, both in one run, on the same weights.
+"""Measure reader and training against the original's way, both in one run, on the same weights and data.
 
-    python tests/benchmark.py reading [--data=FILE] [--questions=N] [--topk=K]
+    python tests/benchmark.py reading [--precision=bfloat16] [--data=FILE] [--questions=N] [--topk=K]
+    python tests/benchmark.py training [--precision=bfloat16] [--data=FILE]
 
 The last line of standard output is one JSON object. The model is of BERT-base size with random weights, made to behave
 like trained ones (see `make_decisive`); questions are real where ../shared/data is at hand, else of the same lengths.
@@ -9,7 +10,6 @@ like trained ones (see `make_decisive`); questions are real where ../shared/data
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -85,16 +85,16 @@ def make_decisive(model, reader, questions):
     plane. The plane has 55% of the sources on that side, and of the answers' tokens as many as make answers of the
     wanted length; the layers below are left as they were drawn.
     """
-    below = model.layers[[layer.name for layer in model.layers].index('MLM-Dense') - 1]
-    last = task.keras.models.Model(model.inputs, below.output)
     first, later = [], []
-    for p_token_ids, q_token_ids in questions[:10]:
-        for token_ids in p_token_ids[:4]:
-            source, answer = token_ids + q_token_ids, token_ids[1:5]
-            batch = [np.array([source + answer]), np.array([[0] * len(source) + [1] * len(answer)])]
-            hidden = last(batch).numpy()[0]
-            first.append(hidden[len(source) - 1])
-            later += list(hidden[len(source) :])
+    for p_token_ids, q_token_ids in questions[:: max(1, len(questions) // 30)]:
+        answers = [token_ids[1:5] for token_ids in p_token_ids]
+        sources = [token_ids + q_token_ids for token_ids in p_token_ids]
+        rows = [source + answer for source, answer in zip(sources, answers, strict=True)]
+        packed = np.concatenate(rows), np.array([len(row) for row in rows]), np.array([len(row) for row in sources])
+        hidden = iter(reader.unilm.encode(*map(np.int32, packed))[0].numpy())
+        for answer in answers:
+            first.append(next(hidden))
+            later += [next(hidden) for _ in answer]
     first, later = np.array(first), np.array(later)
     shift = later.mean(0) - first.mean(0)  # tells answers from sources
     spread = np.linalg.svd(first - first.mean(0), full_matrices=False)[2][0]  # tells sources from each other
@@ -117,7 +117,8 @@ def make_decisive(model, reader, questions):
         volume = 40 / np.std(first @ direction)
         kernel[:, 0], offsets[0] = volume * direction, -volume * np.quantile(first @ direction, 0.45)
         dense.set_weights([kernel, offsets])
-        length = np.mean([len(search.answer) for search in reader.beam_search(questions[:5], 1) if search.remaining])
+        searches = reader.beam_search(questions[:: max(1, len(questions) // 10)], 1)
+        length = np.mean([len(search.answer) for search in searches if search.remaining])
         print(f'[SEP] after {stop:.3f} of the tokens: answers of {length:.1f}', file=sys.stderr, flush=True)
         if 3.5 <= length <= 5.5:
             return
@@ -125,9 +126,9 @@ def make_decisive(model, reader, questions):
     raise SystemExit('these random weights cannot be made to behave; draw others')
 
 
-def matmul_rate():
-    """Return the operations per second of a float32 product of the model's own size."""
-    a, b = tf.random.normal([2048, 768]), tf.random.normal([768, 3072])
+def matmul_rate(precision):
+    """Return the operations per second of a product of the model's own size."""
+    a, b = (tf.cast(tf.random.normal(shape), precision) for shape in ([2048, 768], [768, 3072]))
     times = []
     for _ in range(10):
         start = time.perf_counter()
@@ -136,84 +137,191 @@ def matmul_rate():
     return 2 * 2048 * 768 * 3072 / statistics.median(times)
 
 
-def operations(questions):
-    """Return the multiplications and additions it takes to read every distinct source once, all layers."""
+def operations(lengths, predictions):
+    """Return the multiplications and additions of one pass over sequences, the vocabulary at `predictions` tokens."""
     width, layers = BERT_BASE['hidden_size'], BERT_BASE['num_hidden_layers']
     linear = 2 * (4 * width**2 + 2 * width * BERT_BASE['intermediate_size'])
-    total = 0
-    for p_token_ids, q_token_ids in questions:
-        for token_ids in set(map(tuple, p_token_ids)):
-            length = len(token_ids) + len(q_token_ids)
-            total += layers * length * (linear + 4 * length * width) + 2 * width * VOCABULARY_SIZE
-    return total
+    return sum(layers * n * (linear + 4 * n * width) for n in lengths) + 2 * predictions * width * VOCABULARY_SIZE
 
 
-def peak_alone(which, options):
-    """Return the peak resident memory in MB of a process that only reads one way, over 5 questions."""
-    command = [sys.executable, __file__, 'reading', f'--alone={which}', '--questions=5', f'--topk={options.topk}']
-    done = subprocess.run([*command, f'--data={options.data}'], stdout=subprocess.PIPE, encoding='utf-8', check=True)
+def peak_alone(which, options, *paths):
+    """Return the peak resident memory in MB of a process that does nothing but this, one way of the two."""
+    command = [sys.executable, __file__, options.what, f'--precision={options.precision}', f'--alone={which}']
+    arguments = [f'--topk={options.topk}', f'--data={options.data}', *(f'--weights={path}' for path in paths)]
+    done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, encoding='utf-8', check=True)
     return int(done.stdout)
+
+
+def say_peak():
+    """Print the peak resident memory in MB; getrusage would count what the parent had before it started this."""
+    with open('/proc/self/status', encoding='utf-8') as file:
+        print(next(int(line.split()[1]) // 1024 for line in file if line.startswith('VmHWM')))
+
+
+def median_ratio(rounds, above, below):
+    return float(np.median(rounds[:, above] / rounds[:, below]))
+
+
+# --------------------------------------------------------------------------------------------------- reading
 
 
 def reading(options):
     """Compare both ways of reading and print the figures as JSON."""
-    questions, model = load_token_ids(options.data, options.questions), build_model()
+    questions, model = load_token_ids(options.data, 5 if options.alone else options.questions), build_model()
     reader = task.ReadingComprehension(model, argparse.Namespace(_token_end_id=SEP))
-    make_decisive(model, reader, questions)
     original = OriginalDecoder(model, SEP, task.max_a_len, task.mode)
     if options.alone:
+        model.load_weights(options.weights)
         for question in questions:
             if options.alone == 'original':
                 original.answer(*question, options.topk)
-            else:
-                reader.beam_search([question], options.topk)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-        return
+        if options.alone == 'ours':
+            reader.beam_search(questions, options.topk)
+        return say_peak()
+    exact = argparse.Namespace(unilm=task.UniLM(model, SEP), beam_search=reader.beam_search)
+    make_decisive(model, exact, questions)
     reader.beam_search(questions[:1], options.topk)  # traces
     original.answer(*questions[0], options.topk)
-    rounds, same, lengths, remaining = [], [], [], 0
-    for start in range(0, len(questions), 5):
-        part = questions[start : start + 5]
-        times = [time.perf_counter()]
-        expected = []
+    rounds, different, lengths, remaining = [], [], [], 0
+    for start in range(0, len(questions), 10):
+        part = questions[start : start + 10]
+        times, expected = [time.perf_counter()], []
         for question in part:
             expected.append(original.answer(*question, options.topk))
             remaining += len(original.remaining) / len(question[0])
         times.append(time.perf_counter())
         found = [search.answer for search in reader.beam_search(part, options.topk)]
         times.append(time.perf_counter())
-        rates = matmul_rate()
-        limit = operations(part) / rates
+        sources = {(i, *p, *q) for i, (ps, q) in enumerate(part) for p in map(tuple, ps)}
+        limit = operations([len(source) - 1 for source in sources], len(sources)) / matmul_rate(options.precision)
         rounds.append(np.array([times[1] - times[0], times[2] - times[1], limit]) / len(part))
-        same += [ours == theirs for ours, theirs in zip(found, expected, strict=True)]
+        different += [start + i for i in range(len(part)) if found[i] != expected[i]]
         lengths += map(len, expected)
         print(f'{start + len(part)} questions, seconds each: {rounds[-1].round(3)}', file=sys.stderr, flush=True)
+    rounds = np.array(rounds)
     reference, ours, limit = np.median(rounds, 0)
     print(f'passages with an answer: {remaining / len(questions):.2f}, tokens: {np.mean(lengths):.1f}', file=sys.stderr)
-    result = {
-        'reference_seconds_per_question': reference,
-        'seconds_per_question': ours,
-        'ratio': float(np.median([row[0] / row[1] for row in rounds])),
-        'identical_answers': float(np.mean(same)),
-        'questions': len(questions),
-        'peak_rss_mb': peak_alone('reader', options),
-        'reference_peak_rss_mb': peak_alone('original', options),
-        'matmul_limit_seconds_per_question': limit,
-        'fraction_of_limit': float(np.median([row[2] / row[1] for row in rounds])),
-    }
-    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+    print(f'questions with another answer: {different}', file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = os.path.join(folder, 'model.weights.h5')
+        model.save_weights(weights)
+        peaks = [peak_alone(which, options, weights) for which in ('ours', 'original')]
+    return print_json(
+        reference_seconds_per_question=reference,
+        seconds_per_question=ours,
+        ratio=median_ratio(rounds, 0, 1),
+        identical_answers=1 - len(different) / len(questions),
+        questions=len(questions),
+        peak_rss_mb=peaks[0],
+        reference_peak_rss_mb=peaks[1],
+        matmul_limit_seconds_per_question=limit,
+        fraction_of_limit=median_ratio(rounds, 2, 1),
+    )
+
+
+# -------------------------------------------------------------------------------------------------- training
+
+
+def load_batches(path, count):
+    """Return `count` batches of 16 pairs, as the original draws them, and the same pairs in batches of like length."""
+    task.batch_size, task.window = 16, count
+    if path:
+        tokenizer = task.load_tokenizer(os.path.join(SHARED, 'vocab.txt'))[0]
+        records = [record for record in task.load_questions(path) if not task.defects(record)]
+        sorted_batches = task.draw_window(records, tokenizer, 0, 0)
+    else:
+        rng, pairs = np.random.default_rng(0), []
+        for p_token_ids, q_token_ids in load_token_ids('', 16 * count):
+            answer = [*rng.integers(100, VOCABULARY_SIZE, rng.integers(0, 8)).tolist(), SEP]
+            source = p_token_ids[0] + q_token_ids
+            pairs.append((0, source + answer, [0] * len(source) + [1] * len(answer)))
+        pairs.sort(key=lambda pair: len(pair[1]))
+        sorted_batches = [pairs[i : i + 16] for i in range(0, len(pairs), 16)]
+    pairs = [pair for batch in sorted_batches for pair in batch]
+    order = np.random.default_rng(1).permutation(len(pairs))
+    original_batches = [[pairs[i] for i in order[start : start + 16]] for start in range(0, len(pairs), 16)]
+    return [[pad(batch) for batch in batches] for batches in (original_batches, sorted_batches)]
+
+
+def pad(pairs):
+    """Return {'Input-Token', 'Input-Segment'}, int32 [pairs, longest]."""
+    longest = max(len(pair[1]) for pair in pairs)
+    columns = [np.array([[*pair[i], *[0] * (longest - len(pair[i]))] for pair in pairs], np.int32) for i in (1, 2)]
+    return dict(zip(['Input-Token', 'Input-Segment'], columns, strict=True))
+
+
+def make_updates(options):
+    """Return {which: a function that makes an update with a batch}."""
+    updates = {}
+    if options.alone != 'ours':
+        from reference_training import build_train_model
+
+        train_model = build_train_model(build_model(), task.learning_rate)
+        updates['original'] = lambda batch: train_model.train_on_batch(batch)
+    if options.alone != 'original':
+        trainer = task.Trainer(build_model(), SEP)
+        rows = tf.TensorSpec([None, None], tf.int32)
+        signature = dict.fromkeys(('Input-Token', 'Input-Segment'), rows)
+        step = tf.function(trainer.train_step, input_signature=[signature])
+        updates['ours'] = lambda batch: step(batch)['loss'].numpy()
+    return updates
+
+
+def training(options):
+    """Compare both ways of training and print the figures as JSON."""
+    count, rounds = 4, []
+    batches = dict(zip(['original', 'ours'], load_batches(options.data, count), strict=True))
+    updates = make_updates(options)
+    for which, update in updates.items():
+        update(batches[which][0])  # traces
+    for _ in range(1 if options.alone else options.rounds):
+        row = []
+        for which, update in updates.items():
+            start = time.perf_counter()
+            for batch in batches[which]:
+                update(batch)
+            row.append(time.perf_counter() - start)
+        tokens = [np.count_nonzero(row) for batch in batches['ours'] for row in batch['Input-Token']]
+        answers = sum(batch['Input-Segment'].sum() for batch in batches['ours'])
+        row.append(3 * operations(tokens, answers) / matmul_rate(options.precision))  # the gradient costs twice as much
+        rounds.append(row)
+        print(f'seconds for {16 * count} pairs: {np.round(row, 2)}', file=sys.stderr, flush=True)
+    if options.alone:
+        return say_peak()
+    rounds = np.array(rounds)
+    peaks = [peak_alone(which, options) for which in ('ours', 'original')]
+    reference, ours, limit = 16 * count / np.median(rounds, 0)
+    return print_json(
+        reference_samples_per_second=reference,
+        samples_per_second=ours,
+        ratio=median_ratio(rounds, 0, 1),
+        peak_rss_mb=peaks[0],
+        reference_peak_rss_mb=peaks[1],
+        matmul_limit_samples_per_second=limit,
+        fraction_of_limit=median_ratio(rounds, 2, 1),
+    )
+
+
+def print_json(**figures):
+    """Print the figures, the last line of standard output."""
+    print(json.dumps({name: round(float(value), 4) for name, value in figures.items()}))
 
 
 def main():
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('what', choices=['reading'])
+    parser.add_argument('what', choices=['reading', 'training'])
     real = os.path.join(SHARED, 'WebQA.json')
+    parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32')
     parser.add_argument('--data', default=real if os.path.exists(real) else '', help='questions; "" makes some up')
-    parser.add_argument('--questions', type=int, default=100)
-    parser.add_argument('--topk', type=int, default=1)
+    parser.add_argument('--questions', type=int, default=100, help='to read')
+    parser.add_argument('--topk', type=int, default=1, help='beam width of reading')
+    parser.add_argument('--rounds', type=int, default=3, help='of training, 64 pairs each')
     parser.add_argument('--alone', help=argparse.SUPPRESS)
-    reading(parser.parse_args())
+    parser.add_argument('--weights', help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    task.precision = options.precision
+    {'reading': reading, 'training': training}[options.what](options)
 
 
 if __name__ == '__main__':

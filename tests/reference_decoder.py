@@ -5,7 +5,10 @@ model, over all passages padded to the longest, for every token of the answer.
 """
 
 import numpy as np
-from bert4keras.snippets import AutoRegressiveDecoder, sequence_padding
+
+import task_reading_comprehension_by_seq2seq  # noqa: F401, sets up Keras 2 for bert4keras
+
+from bert4keras.snippets import AutoRegressiveDecoder, sequence_padding  # isort: skip
 
 
 class ReferenceDecoder(AutoRegressiveDecoder):
