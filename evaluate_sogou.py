@@ -170,7 +170,8 @@ def whole(path):
         os.replace(temporary, path)
         _sync(os.path.dirname(os.path.abspath(path)))
     except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror or error}); make room or choose another') from None
+        reason = os.strerror(error.errno) if error.errno else error  # h5py's own has several lines
+        raise UserError(f'{path}: cannot be written ({reason}); make room or choose another') from None
     finally:
         _remove(temporary)
 

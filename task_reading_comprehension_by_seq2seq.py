@@ -56,22 +56,8 @@ from bert4keras.models import build_transformer_model
 from bert4keras.tokenizers import Tokenizer, load_vocab
 from tqdm import tqdm
 
-from evaluate_sogou import (
-    Parser,
-    Part,
-    Tally,
-    UserError,
-    defects,
-    evaluate,
-    fingerprint,
-    load_questions,
-    load_references,
-    log,
-    read_text,
-    whole,
-    worker_position,
-    write_text,
-)
+from evaluate_sogou import Parser, Part, Tally, UserError, defects, evaluate, fingerprint  # isort: skip
+from evaluate_sogou import load_questions, load_references, log, read_text, whole, worker_position, write_text  # isort: skip
 
 # ----------------------------------------------------------------------------------------------- constants
 # fmt: off
@@ -317,8 +303,9 @@ def load_checkpoint(transformer, checkpoint, vocabulary_size):
 
 
 def first_line(error):
-    """Return the first line of an exception's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of an exception's message that is not TensorFlow's account of where it was."""
+    where = r'^Graph execution error:.*(\n  File [^\n]*|<stack traces unavailable>)\n|\{\{.*?\}\} '
+    return (re.sub(where, '', str(error), flags=re.DOTALL).strip().splitlines() or [type(error).__name__])[0]
 
 
 class Memory(typing.NamedTuple):
@@ -373,8 +360,8 @@ class UniLM:
         positions = tf.range(tf.size(token_ids)) - tf.gather(tf.cumsum(lengths, exclusive=True), rows)
         after = positions - tf.gather(source_lengths, rows)  # [tokens], -1 at the end of a source
         predicting = tf.where(after >= -1)[:, 0]  # [predictions]
-        longest = tf.reduce_max(tf.maximum(lengths, 1))
-        longest_answer = tf.reduce_max(tf.maximum(lengths - source_lengths, 0)) + 1
+        longest = tf.reduce_max(tf.concat([[1], lengths], 0))  # there may be no rows
+        longest_answer = tf.reduce_max(tf.concat([[0], lengths - source_lengths], 0)) + 1
         pad, unpad = packing(rows, positions, tf.size(lengths), longest)
         ends = tf.gather(rows, predicting), tf.gather(after, predicting) + 1
         pad_last, unpad_last = packing(*ends, tf.size(lengths), longest_answer)
@@ -397,7 +384,8 @@ class UniLM:
                 mask = hidden(source_lengths[:, None] - 1 + tf.range(longest_answer))
             scores = tf.matmul(split(pad(query)), key, transpose_b=True) + mask  # [rows, heads, queries, longest]
             attended = tf.transpose(tf.matmul(tf.nn.softmax(scores), value), [0, 2, 1, 3])
-            attended = unpad(tf.reshape(attended, [tf.size(lengths), -1, self.heads * self.size]))  # [tokens, width]
+            attended = tf.reshape(attended, [*tf.unstack(tf.shape(attended)[:2]), self.heads * self.size])
+            attended = unpad(attended)  # [tokens, width]
             x = self.finish_layer(x, attended, name, drop=drop)
         return x, kept
 
@@ -639,6 +627,8 @@ class Progress(keras.callbacks.Callback):
         path = os.path.join(output_dir, f'backup-{self.state["step"]}-{len(self.state["log"])}')
         if not self.is_chief or os.path.exists(path):
             return
+        if not all(np.isfinite(weight.sum()) for weight in self.bert.get_weights()):
+            raise self.divergence(self.state['step'] - 1, 'after update {} some weights are not finite')
         with whole(path) as folder:
             os.mkdir(folder)
             try:
@@ -650,6 +640,13 @@ class Progress(keras.callbacks.Callback):
         for backup in self.backups('(.unfinished.)?'):
             if backup != path:
                 shutil.rmtree(backup)
+
+    def divergence(self, step, what):
+        """Return a UserError about an update, in whose place {} stands in `what`, and the records of its batch."""
+        pairs = draw_window(self.train_data, self.tokenizer, step // self.steps, step % self.steps // window)
+        ids = [self.train_data[i]['id'] for i, *_ in pairs[step % self.steps % window]]
+        cure = 'lower learning_rate and choose another output_dir'
+        return UserError(f'{what.format(step + 1)}; records {", ".join(ids)}; {cure}')
 
     def stop(self, *_):
         """Stop after the current update; the second time, at once. A signal handler."""
@@ -666,12 +663,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Count the update; back up if it is time or a signal came. Raises UserError where the loss is not finite."""
         if not math.isfinite(logs['loss']):
-            epoch, step = divmod(self.state['step'], self.steps)
-            pairs = draw_window(self.train_data, self.tokenizer, epoch, step // window)[step % window]
-            raise UserError(
-                f'the loss of update {self.state["step"] + 1} is {logs["loss"]}; records '
-                f'{", ".join(self.train_data[i]["id"] for i, *_ in pairs)}; lower learning_rate'
-            )
+            raise self.divergence(self.state['step'], f'the loss of update {{}} is {logs["loss"]}')
         self.state['step'] += 1
         self.state['losses'] += float(logs['loss'])
         if self.stopping or time.monotonic() - self.backed_up_at >= 60 * backup_minutes:

@@ -39,16 +39,21 @@ def script():
 @pytest.fixture
 def small(tmp_path):
     """A folder with WebQA.json, SogouQA.json, vocab.txt and a tiny bert_config.json; no checkpoint."""
-    (tmp_path / 'vocab.txt').write_text('\n'.join(VOCABULARY) + '\n', encoding='utf-8')
+    return write_small(tmp_path)
+
+
+def write_small(folder):
+    """Write the files of the fixture `small`; returns the folder."""
+    (folder / 'vocab.txt').write_text('\n'.join(VOCABULARY) + '\n', encoding='utf-8')
     config = {
         'vocab_size': len(VOCABULARY), 'hidden_size': 16, 'num_hidden_layers': 2, 'num_attention_heads': 2,
         'intermediate_size': 32, 'max_position_embeddings': 512, 'hidden_act': 'gelu', 'type_vocab_size': 2,
         'hidden_dropout_prob': 0.1, 'initializer_range': 0.3,
     }  # fmt: skip
-    (tmp_path / 'bert_config.json').write_text(json.dumps(config), encoding='utf-8')
-    write_json(tmp_path / 'WebQA.json', [record(f'W{i}') for i in range(4)])
-    write_json(tmp_path / 'SogouQA.json', [record(f'S{i}') for i in range(6)])
-    return tmp_path
+    (folder / 'bert_config.json').write_text(json.dumps(config), encoding='utf-8')
+    write_json(folder / 'WebQA.json', [record(f'W{i}') for i in range(4)])
+    write_json(folder / 'SogouQA.json', [record(f'S{i}') for i in range(6)])
+    return folder
 
 
 def record(question_id, question='中国人口在哪里？'):

@@ -443,3 +443,31 @@ def test_real_data_trains_and_evaluates_end_to_end(shared, tmp_path):
     assert again.returncode == 0 and last_line(again.stdout) == last_line(done.stdout)
     rows = (tmp_path / 'output' / 'predictions.tsv').read_text(encoding='utf-8').splitlines()
     assert len(rows) in (7, 8)  # every third of 22 records, without the one that has no id
+
+
+@pytest.mark.slow
+def test_fifty_real_questions_can_be_learnt(shared, tmp_path):
+    """Trained on them until it knows them; read as any file of questions, scored by their own answers."""
+    with open(os.path.join(shared, 'WebQA.json'), encoding='utf-8') as file:
+        fifty = json.load(file)[:50]
+    for name in 'WebQA.json', 'SogouQA.json':
+        write_json(tmp_path / name, fifty)
+    options = [
+        f'--data_dir={tmp_path}', f'--dict_path={shared}/vocab.txt', f'--output_dir={tmp_path / "output"}',
+        f'--config_path={shared}/tiny_bert/bert_config.json', f'--checkpoint_path={shared}/tiny_bert/bert_model.ckpt',
+        '--epochs=20', '--batch_size=16', '--learning_rate=5e-4', '--decay_steps=160', '--best_by=loss',
+        '--valid_sample=5',
+    ]  # fmt: skip
+    done = run('train', *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = run('predict', str(tmp_path / 'WebQA.json'), *options)
+    assert answers.returncode == 0, answers.stderr[-2000:]
+    (tmp_path / 'predictions').write_text(answers.stdout, encoding='utf-8')
+    arguments = [str(tmp_path / 'predictions'), '--dataset', str(tmp_path / 'WebQA.json')]
+    score = subprocess.run(
+        [sys.executable, os.path.join(ROOT, 'evaluate_sogou.py'), *arguments],
+        capture_output=True, encoding='utf-8', check=True,
+    )  # fmt: skip
+    print(score.stdout)
+    assert last_line(score.stdout)['total'] == 50
+    assert last_line(score.stdout)['Final'] >= 0.8

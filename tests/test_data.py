@@ -667,3 +667,30 @@ def test_optimizer_is_adam_as_bert4keras_has_it(script, small):
     optimizer = script.Trainer(build_small_model(script, small)[0], 3).optimizer
     assert type(optimizer).__name__ == 'Adam'
     assert (float(optimizer.learning_rate), optimizer.epsilon) == (pytest.approx(0.003), 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:The initializer TruncatedNormal')
+def test_training_goes_as_the_original_does(script, shared, tmp_path):
+    """200 updates on real pairs, dropout off: losses equal to 1e-4, though one computes every position of the batch."""
+    from reference_training import build_train_model
+
+    bert = os.path.join(shared, 'tiny_bert')
+    with open(os.path.join(bert, 'bert_config.json'), encoding='utf-8') as file:
+        config = {**json.load(file), 'hidden_dropout_prob': 0.0}
+    write_json(tmp_path / 'bert_config.json', config)
+    tokenizer, keep_tokens, size = script.load_tokenizer(os.path.join(shared, 'vocab.txt'))
+    script.max_p_len, script.batch_size, script.learning_rate, script.epochs = 48, 8, 1e-4, 4
+    models = [
+        script.build_model(str(tmp_path / 'bert_config.json'), os.path.join(bert, 'bert_model.ckpt'), keep_tokens, size)
+        for _ in range(2)
+    ]
+    theirs, ours = build_train_model(models[0], script.learning_rate), script.Trainer(models[1], 3)
+    real = script.load_questions(os.path.join(shared, 'WebQA.json'))
+    update, losses = script.tf.function(ours.train_step, reduce_retracing=True), []
+    for batch in script.training_dataset(real, tokenizer).take(200):
+        losses.append((theirs.train_on_batch(batch), float(update(batch)['loss'])))
+    losses = np.array(losses)
+    assert len(losses) == 200 and losses[-20:].mean() < 0.8 * losses[:20].mean()
+    print(f'largest difference of 200 losses: {abs(losses[:, 0] - losses[:, 1]).max():.1e}')
+    np.testing.assert_allclose(losses[:, 0], losses[:, 1], atol=1e-4, rtol=0)
