@@ -677,7 +677,7 @@ def test_training_goes_as_the_original_does(script, shared, tmp_path):
 
     bert = os.path.join(shared, 'tiny_bert')
     with open(os.path.join(bert, 'bert_config.json'), encoding='utf-8') as file:
-        config = {**json.load(file), 'hidden_dropout_prob': 0.0}
+        config = {**json.load(file), 'hidden_dropout_prob': 0.0, 'attention_probs_dropout_prob': 0.0}
     write_json(tmp_path / 'bert_config.json', config)
     tokenizer, keep_tokens, size = script.load_tokenizer(os.path.join(shared, 'vocab.txt'))
     script.max_p_len, script.batch_size, script.learning_rate, script.epochs = 48, 8, 1e-4, 4
