@@ -8,11 +8,15 @@ precision, recall, the variant that gave the best F1. The last line of standard 
 
 The rules are those of the evaluation tool that Sogou published with the data, to the last bit, although
 that tool is Python 2: text is Unicode here and bytes there, so only ASCII counts as white space and as case.
+
+Here also lies what else of the project needs no TensorFlow: datasets are read, files written whole, and a predictions
+file continued or shared among workers.
 """
 
 import argparse
 import collections
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import json
@@ -197,6 +201,21 @@ def write_text(path, text):
         file.write(text)
 
 
+@contextlib.contextmanager
+def alone(path):
+    """Be the only run that holds a file or folder, until the end. Raises UserError where another one does."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(
+            f'{path}: another run is at work here; wait for its end, or choose another output_dir'
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
 class Part:
     """A worker's part of a predictions file, written line by line: whatever interrupts it, it is continued.
 
@@ -216,10 +235,14 @@ class Part:
 
     def _lines(self, name):
         try:
-            with open(name, encoding='utf-8', newline='') as file:
-                header, *lines = file.read().split('\n')[:-1]  # after the last line feed, half a line at most
+            with open(name, 'rb') as file:
+                content = file.read()
+            complete = content[: content.rfind(b'\n') + 1]  # after the last line feed, half a line at most
+            header, *lines = complete.decode('utf-8').split('\n')[:-1]
         except (FileNotFoundError, ValueError):
             return None
+        except OSError as error:
+            raise UserError(f'{name}: cannot be read ({error.strerror}); remove it') from None
         return lines if header == self.fingerprint else None
 
     def write(self, lines):
@@ -228,14 +251,17 @@ class Part:
             return
         unfinished = f'{self.name}.unfinished'
         try:
-            write_text(unfinished, ''.join(f'{line}\n' for line in (self.fingerprint, *self.lines)))
-            with open(unfinished, 'a', encoding='utf-8', newline='') as file:
+            with open(unfinished, 'a', encoding='utf-8', newline='') as file, alone(unfinished):
+                kept = ''.join(f'{line}\n' for line in (self.fingerprint, *self.lines))
+                file.truncate(len(kept.encode()) if self.lines else 0)
+                file.write('' if self.lines else kept)
                 for line in lines:
                     file.write(f'{line}\n')
                     file.flush()
                     os.fsync(file.fileno())
                     self.lines.append(line)
-            os.replace(unfinished, self.name)
+                file.flush()
+                os.replace(unfinished, self.name)
         except OSError as error:
             raise UserError(f'{self.path}: cannot be written ({error.strerror}); make room and run again') from None
 
@@ -337,7 +363,7 @@ def load_questions(path, labelled=True):
     Records that lack an id, a question or passages are kept, see `defects`, and named in one line. Unless
     `labelled`, a passage may lack its answer, which becomes ''. Raises UserError for anything else.
     """
-    text = read_text(path)
+    text = read_text(path).removeprefix('\ufeff')  # Windows editors begin a file with it
     try:
         records = json.loads(text)
     except json.JSONDecodeError as error:
@@ -452,13 +478,15 @@ def main(arguments=None):
         options = parser.parse_args(arguments)
         if options.dataset:
             references = dataset_answers(load_questions(options.dataset))
+        elif options.answers == OFFICIAL_ANSWERS and not os.path.exists(OFFICIAL_ANSWERS):
+            raise UserError(f'{OFFICIAL_ANSWERS}: no such file; give --answers FILE or --dataset FILE.json')
         else:
             references = load_official_answers(options.answers)
         result = evaluate(options.predictions, references, options.output)
-    except UserError as error:
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+    except (UserError, OSError) as error:  # OSError: standard output cannot be written
         print(error, file=sys.stderr)
         return 2
-    print(json.dumps(result, ensure_ascii=False))
     return 0
 
 

@@ -56,7 +56,7 @@ from bert4keras.models import build_transformer_model
 from bert4keras.tokenizers import Tokenizer, load_vocab
 from tqdm import tqdm
 
-from evaluate_sogou import Parser, Part, Tally, UserError, defects, evaluate, fingerprint  # isort: skip
+from evaluate_sogou import Parser, Part, Tally, UserError, alone, defects, evaluate, fingerprint  # isort: skip
 from evaluate_sogou import load_questions, load_references, log, read_text, whole, worker_position, write_text  # isort: skip
 
 # ----------------------------------------------------------------------------------------------- constants
@@ -69,7 +69,7 @@ dict_path = 'auto'          # BERT's vocabulary; 'auto': vocab.txt in data_dir
 output_dir = 'output'       # everything that is written goes into this folder
 # lengths, in tokens
 max_p_len = 256             # passage, its [CLS] and [SEP] included
-max_q_len = 64              # question, its [SEP] included
+max_q_len = 64              # question, its [SEP] included; in training, question and answer have both lengths together
 max_a_len = 32              # answer, its [SEP] included
 # training
 batch_size = 32             # pairs per update; lower it when memory runs out
@@ -598,22 +598,26 @@ class Progress(keras.callbacks.Callback):
         self.stopping, self.backed_up_at = False, time.monotonic()
 
     def restore(self):
-        """Go back to the newest backup, if there is one. Raises UserError where it is of another run."""
+        """Go back to the newest backup, if there is one. Raises UserError where it is of another run, or damaged."""
         if not (backups := self.backups()):
             return
-        saved = json.loads(read_text(os.path.join(backups[-1], 'state.json')))
-        for name, value in self.settings.items():
-            if saved['settings'].get(name) != value:
-                raise UserError(
-                    f'{backups[-1]}: made with {name} = {saved["settings"].get(name)!r}, now {value!r}; change that '
-                    'back, or start afresh with another output_dir'
-                )
-        self.state = saved['state']
+        afresh = 'start afresh with another output_dir'
+        try:
+            saved = json.loads(read_text(os.path.join(backups[-1], 'state.json')))
+            for name, value in self.settings.items():
+                if saved['settings'].get(name) != value:
+                    made = f'{backups[-1]}: made with {name} = {saved["settings"].get(name)!r}, now {value!r}'
+                    raise UserError(f'{made}; change that back, or {afresh}')
+            self.state = saved['state']
+            if self.state['log'] and not os.path.exists(os.path.join(output_dir, 'best_model.weights.h5')):
+                raise UserError(f'{output_dir}: best_model.weights.h5 has gone; put it back, or {afresh}')
+            self.checkpoint.read(os.path.join(backups[-1], 'weights')).expect_partial()
+        except (tf.errors.OpError, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f'{backups[-1]}: damaged ({first_line(error)}); {afresh}') from None
         log(
             f'continuing after update {self.state["step"]} of {self.steps * epochs} from {backups[-1]}; '
             'to start afresh, choose another output_dir or delete this one'
         )
-        self.checkpoint.read(os.path.join(backups[-1], 'weights')).expect_partial()
 
     def backups(self, prefix=''):
         """Return the paths of all backups, oldest first."""
@@ -704,8 +708,9 @@ def load_best_weights(model):
         raise UserError(f'{path}: no such file; run train first, or give its output_dir')
     try:
         model.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f'{path}: does not fit this model ({first_line(error)}); use its constants') from None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        cure = 'use the constants it was trained with; if it is damaged, train in another output_dir'
+        raise UserError(f'{path}: does not fit this model ({first_line(error)}); {cure}') from None
 
 
 # --------------------------------------------------------------------------------------------------- reader
@@ -918,7 +923,7 @@ def answer_records(reader, data, topk):
             log(f'record {record["id"]!r} has no {" and no ".join(missing)}; it gets the empty answer')
             yield record['id'], ''
         else:
-            yield record['id'], re.sub('[\t\n\r]', ' ', next(answers).text)
+            yield record['id'], re.sub('[\x00-\x1f\x85\u2028\u2029]', ' ', next(answers).text)
 
 
 def predict_to_file(reader, data, filename, references=None, worker=0, workers=1):
@@ -1018,11 +1023,17 @@ def load_data(files):
 
 
 def train_command(files):
-    """Train, keep the best weights and score them; continue where an earlier run was interrupted."""
+    """Train, keep the best weights and score them, as the only run in this output folder."""
     require(*list(files.values())[:5])
     worker, _ = worker_position()
     strategy = choose_strategy()
     make_output_dir()
+    with contextlib.nullcontext() if worker else alone(output_dir):
+        train(files, strategy, worker)
+
+
+def train(files, strategy, worker):
+    """Train from the beginning, or from where an earlier run was interrupted, and score the best weights."""
     keras.utils.set_random_seed(seed)
     train_data, valid_data, references = load_data(files)
     tokenizer, keep_tokens, vocabulary_size = load_tokenizer(files['vocabulary'])
@@ -1081,6 +1092,8 @@ def eval_command(files):
     """Score validation with the best weights."""
     require(files['sogouqa'])
     reader = load_reader()
+    if not os.path.exists(order := os.path.join(output_dir, 'random_order.json')):
+        raise UserError(f'{order}: no such file; copy it from where the weights were trained')
     sogouqa = load_questions(files['sogouqa'])
     references = load_references(files['official_answers'], files['sogouqa'], sogouqa)
     _, valid_data = split([], sogouqa)
@@ -1093,7 +1106,7 @@ def predict_command(path):
     reader = load_reader()
     filename = os.path.join(output_dir, f'answers_to_{os.path.splitext(os.path.basename(path))[0]}.tsv')
     if predict_to_file(reader, data, filename, None, *worker_position()):
-        print(read_text(filename), end='')
+        print(read_text(filename), end='', flush=True)
 
 
 def parse_command_line(arguments):
@@ -1165,6 +1178,7 @@ def main(arguments=None):
     """Run the command line; returns the exit status."""
     sys.stdout.reconfigure(encoding='utf-8')
     sys.stderr.reconfigure(encoding='utf-8')
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         command, questions, given = parse_command_line(arguments)
         files = configure(given)
@@ -1178,8 +1192,9 @@ def main(arguments=None):
     except UserError as error:
         log(error)
         return 2
-    except BrokenPipeError:  # whoever read standard output has seen enough
+    except OSError as error:  # whoever read standard output has seen enough, or there is no room for it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        log(f'standard output: {error.strerror}')
         return 1
     except KeyboardInterrupt as interrupt:
         log(str(interrupt) or 'interrupted; run the same command to continue')

@@ -97,7 +97,7 @@ print(reader.answer('李文秀的老师是谁？', ['李文秀是一名医生。
 def test_predict_prints_a_line_for_every_question_with_an_id(demo, tmp_path):
     """Whatever they lack: a tab in an answer becomes a space, what cannot be answered is reported."""
     folder, _ = demo
-    good = {'id': 'a#1', 'question': '李文秀的老师是谁？', 'passages': [{'passage': '李文秀师从方\t远。'}]}
+    good = {'id': 'a#1', 'question': '李文秀的老师是谁？', 'passages': [{'passage': '李文秀的老师是方\t远。'}]}
     data = [good, {'id': 'b', 'passages': good['passages']}, {'question': '谁？', 'passages': good['passages']}]
     write_json(tmp_path / 'questions.json', [*data, {'id': 'c', 'question': '谁？', 'passages': []}])
     done = run('predict', str(tmp_path / 'questions.json'), f'--output_dir={folder}')

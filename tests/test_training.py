@@ -310,6 +310,80 @@ def test_learning_rate_that_is_far_too_high_is_stopped(train, tmp_path):
     assert 'the loss of update 2 is ' in err.splitlines()[-1] and 'lower learning_rate' in err.splitlines()[-1]
 
 
+def test_weights_that_are_not_finite_are_not_backed_up(script, train, tmp_path, monkeypatch):
+    """The loss of the update that made them is still finite."""
+    monkeypatch.setattr(script.Trainer, 'train_step', poisoned(script.Trainer.train_step))
+    status, _, err = train(tmp_path / 'output')
+    assert status == 2 and 'after update 1 some weights are not finite; records' in err.splitlines()[-1]
+    assert not list((tmp_path / 'output').glob('*backup*')) and not (tmp_path / 'output' / RESULTS[0]).exists()
+
+
+def poisoned(train_step):
+    """Return a train_step after which one weight is not a number."""
+
+    def step(trainer, batch):
+        logs = train_step(trainer, batch)
+        trainer.bert.weights[3].assign(trainer.bert.weights[3] * np.nan)
+        return logs
+
+    return step
+
+
+@pytest.mark.parametrize('damage', ['state.json', 'weights.index', 'weights.data-00000-of-00001'])
+@pytest.mark.parametrize('content', [b'', b'[]', None])
+def test_damaged_backup_is_named(train, undisturbed, tmp_path, damage, content):
+    output = shutil.copytree(undisturbed.output, tmp_path / 'output')
+    [backup] = output.glob('backup-*')
+    (backup / damage).unlink() if content is None else (backup / damage).write_bytes(content)
+    status, last_line, err = train(output)
+    assert (status, last_line) == (2, []) and 'Traceback' not in err
+    assert str(backup) in err.splitlines()[-1]
+
+
+def test_best_weights_that_have_gone_are_missed_at_once(train, undisturbed, tmp_path):
+    """Not after another epoch, which might not be better than the one that they were of."""
+    output = shutil.copytree(undisturbed.output, tmp_path / 'output')
+    (output / 'best_model.weights.h5').unlink()
+    status, _, err = train(output, epochs=9)
+    assert status == 2 and 'best_model.weights.h5 has gone' in err.splitlines()[-1]
+
+
+def test_second_run_in_a_folder_is_refused(script, train, undisturbed, tmp_path):
+    output = shutil.copytree(undisturbed.output, tmp_path / 'output')
+    with script.alone(str(output)):
+        status, _, err = train(output)
+    assert status == 2 and 'another run is at work here' in err.splitlines()[-1]
+    part = script.Part(str(output / 'some.tsv'), 'fingerprint', 0, 1)
+    part.write(iter(['a\t北']))
+    first, second = (script.Part(str(output / 'other.tsv'), 'fingerprint', 0, 1) for _ in range(2))
+    refused = []
+
+    def lines():
+        yield 'a\t北'
+        try:
+            second.write(iter(['b\t京']))
+        except script.UserError as error:
+            refused.append(str(error))
+        yield 'b\t京'
+
+    first.write(lines())
+    first.join()
+    assert 'another run' in refused[0]
+    assert (output / 'other.tsv').read_text(encoding='utf-8') == 'a\t北\nb\t京\n'
+
+
+@pytest.mark.parametrize('cut', range(1, 9))
+def test_part_cut_off_anywhere_keeps_its_complete_lines(script, tmp_path, cut):
+    """Also in the middle of a character, of three bytes here."""
+    whole = 'fingerprint\na\t北京\nb\t上海\n'.encode()
+    (tmp_path / 'some.tsv.0-of-1.unfinished').write_bytes(whole[:-cut])
+    part = script.Part(str(tmp_path / 'some.tsv'), 'fingerprint', 0, 1)
+    assert part.lines == ['a\t北京']
+    part.write(iter(['b\t天津']))
+    part.join()
+    assert (tmp_path / 'some.tsv').read_text(encoding='utf-8') == 'a\t北京\nb\t天津\n'
+
+
 @pytest.fixture
 def little_room(tmp_path):
     """A file system of a megabyte."""
