@@ -402,17 +402,21 @@ class UniLM:
             token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
             parts.append(self._read(token_ids, lengths[start:stop]))
             start = stop
-        answerable, probas, kept = zip(*parts, strict=True)
-        longest = max(part[0][0].shape[2] for part in kept)
-
-        def join(*tensors):
-            return tf.concat([tf.pad(x, [[0, 0], [0, 0], [0, longest - x.shape[2]], [0, 0]]) for x in tensors], 0)
-
+        answerable, probas, kept = (list(column) for column in zip(*parts, strict=True))
+        del parts
         answerable = tf.concat(answerable, 0).numpy()
         lengths = lengths[answerable]
+        longest = max(lengths, default=0)
+
+        def join(tensors):
+            padded = [tf.pad(x, [[0, 0], [0, 0], [0, max(longest - x.shape[2], 0)], [0, 0]]) for x in tensors]
+            return tf.concat([x[:, :, :longest] for x in padded], 0)
+
+        sources = []
+        for _ in self.attentions:  # layer by layer, and what is joined is freed
+            sources.append(tuple(map(join, zip(*[part.pop(0) for part in kept], strict=True))))
         nothing = tf.zeros([len(lengths), self.heads, 1, 0, self.size])
-        memory = Memory(lengths, tf.nest.map_structure(join, *kept), [(nothing, nothing)] * len(self.attentions))
-        return answerable, tf.concat(probas, 0), memory
+        return answerable, tf.concat(probas, 0), Memory(lengths, sources, [(nothing, nothing)] * len(sources))
 
     def _read(self, token_ids, lengths):
         x, kept = self.encode(token_ids, lengths, lengths)
@@ -733,7 +737,7 @@ class ReadingComprehension:
     model: as `build_model` returns it; tokenizer: as `load_tokenizer` does; mode: 'extractive' or 'generative'.
     """
 
-    tokens_together = 12288  # questions are read together until they have so many
+    tokens_together = 4096  # questions are read together until they have so many
 
     def __init__(self, model, tokenizer, mode='extractive'):
         self.model, self.tokenizer, self.mode = model, tokenizer, mode

@@ -166,6 +166,18 @@ def median_ratio(rounds, above, below):
 # --------------------------------------------------------------------------------------------------- reading
 
 
+def read_together(reader, questions, topk):
+    """Return the searches of the questions, as many of them read together as `reader.answers` does."""
+    searches, group, tokens = [], [], 0
+    for number, question in enumerate(questions, 1):
+        group.append(question)
+        tokens += sum(len(token_ids) + len(question[1]) for token_ids in question[0])
+        if tokens >= reader.tokens_together or number == len(questions):
+            searches += reader.beam_search(group, topk)
+            group, tokens = [], 0
+    return searches
+
+
 def reading(options):
     """Compare both ways of reading and print the figures as JSON."""
     questions, model = load_token_ids(options.data, 5 if options.alone else options.questions), build_model()
@@ -177,7 +189,7 @@ def reading(options):
             if options.alone == 'original':
                 original.answer(*question, options.topk)
         if options.alone == 'ours':
-            reader.beam_search(questions, options.topk)
+            read_together(reader, questions, options.topk)
         return say_peak()
     exact = argparse.Namespace(unilm=task.UniLM(model, SEP), beam_search=reader.beam_search)
     make_decisive(model, exact, questions)
@@ -191,7 +203,7 @@ def reading(options):
             expected.append(original.answer(*question, options.topk))
             remaining += len(original.remaining) / len(question[0])
         times.append(time.perf_counter())
-        found = [search.answer for search in reader.beam_search(part, options.topk)]
+        found = [search.answer for search in read_together(reader, part, options.topk)]
         times.append(time.perf_counter())
         sources = {(i, *p, *q) for i, (ps, q) in enumerate(part) for p in map(tuple, ps)}
         limit = operations([len(source) - 1 for source in sources], len(sources)) / matmul_rate(options.precision)
