@@ -379,9 +379,10 @@ def test_every_question_comes_once_an_epoch(script, seven, tokenizer):
     assert all(sorted(len(batch['Input-Token']) for batch in epoch) == [1, 3, 3] for epoch in epochs)
 
 
-def test_batches_are_of_like_length_within_a_window_and_in_a_random_order(script, tokenizer):
+def test_batches_are_of_like_length_within_a_window_and_in_a_random_order(script, tokenizer, monkeypatch):
     """Each window is sorted by itself, so an epoch does not begin with all its short passages."""
-    script.batch_size, script.window = 4, 5
+    script.batch_size = 4
+    monkeypatch.setattr(script, 'window', 5)
     data = [complete(('中' * (1 + i % 6), ''), question='谁') for i in range(60)]
     spans, firsts = [], []
     for number in range(3):

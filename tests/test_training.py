@@ -186,6 +186,7 @@ def test_reading_killed_at_any_moment_answers_the_rest(study, undisturbed, tmp_p
     def start(output):
         output.mkdir(exist_ok=True)
         shutil.copy(undisturbed.output / 'best_model.weights.h5', output)
+        write_json(output / 'random_order.json', list(range(3 * total)))
         questions = [folder / 'questions.json'] if command == 'predict' else []
         return Process(tmp_path, command, *questions, *options(folder, output), changes=COUNTED)
 
