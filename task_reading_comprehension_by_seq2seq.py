@@ -538,6 +538,7 @@ class Trainer(keras.Model):
     def __init__(self, bert, end_id):
         super().__init__()
         self.bert, self.unilm = bert, UniLM(bert, end_id, precision)
+        self.unilm.activation = tf.recompute_grad(self.unilm.activation)  # or five tensors of its size are kept
         self.dropout_rate = sum(layer.rate for layer in bert.layers if layer.name == 'Embedding-Dropout')
         # fused, three times as fast on a CPU as the optimizer of the same name outside `legacy`
         optimizer = keras.optimizers.legacy.Adam(learning_rate, epsilon=1e-6)
