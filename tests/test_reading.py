@@ -309,7 +309,7 @@ def test_reader_writes_what_the_reference_decoder_writes(script, small):
         for question, found in zip(questions, reader.beam_search(questions, topk), strict=True):
             assert found.answer == reference.answer(*question, topk)
             assert found.remaining == reference.remaining.tolist()
-            assert found.score == pytest.approx(reference.score, abs=1e-5, rel=1e-6)
+            assert found.score == pytest.approx(reference.score, abs=1e-5, rel=3e-6)  # of float32, over several tokens
             p_token_ids, _ = question
             seen['cases'] += 1
             seen['repeated passages'] += len(set(map(tuple, p_token_ids))) < len(p_token_ids)
