@@ -586,9 +586,9 @@ class Progress(keras.callbacks.Callback):
     """Lets training continue exactly where it stopped, and after every epoch scores validation and keeps the best.
 
     A backup is a folder of weights, optimizer and `state`: updates made, sum of this epoch's losses, the best quality
-    so far, a row of the log for each finished epoch. Rows and best weights are written again from it, so a run that was
-    interrupted at any moment ends as if it had not been. Keras's BackupAndRestore keeps neither of these, nor is what
-    it writes complete or absent.
+    so far, a row of the log for each finished epoch. An epoch's end is made again unless it was backed up whole, so a
+    run that was interrupted at any moment ends as if it had not been. Keras's BackupAndRestore keeps neither the best
+    quality nor the log, nor is what it writes complete or absent.
 
     settings: what must not differ between a backup and the run that continues it, {name: value}.
     """
