@@ -309,17 +309,22 @@ def first_line(error):
 
 
 class Memory(typing.NamedTuple):
-    """What UniLM remembers: for each layer keys and values of the sources and of the beams."""
+    """What UniLM remembers: for each layer keys and values, of the sources in blocks of tokens, and of the beams."""
 
     lengths: np.ndarray  # int32 [rows], tokens of each source
-    sources: list  # float32 [rows, heads, longest, size]
+    owners: np.ndarray  # int32 [blocks], the row that each block is of
+    filled: np.ndarray  # int32 [blocks], tokens of each block
+    sources: list  # float32 [blocks, heads, block, size]
     beams: list  # float32 [rows, heads, beams, written, size]
 
     def keep(self, rows):
-        """Return a Memory of some rows only; rows: list of int."""
-        lengths = np.asarray(self.lengths)[rows]
-        sources = [tuple(tf.gather(x[:, :, : lengths.max()], rows) for x in pair) for pair in self.sources]
-        return Memory(lengths, sources, [tuple(tf.gather(x, rows) for x in pair) for pair in self.beams])
+        """Return a Memory of some rows only, in place of this one; rows: int [rows], ascending."""
+        blocks = np.flatnonzero(np.isin(self.owners, rows))
+        owners = np.searchsorted(rows, self.owners[blocks]).astype(np.int32)
+        for i, pair in enumerate(self.sources):  # layer by layer, or both are held at once
+            self.sources[i] = tuple(tf.gather(x, blocks) for x in pair)
+        beams = [tuple(tf.gather(x, rows) for x in pair) for pair in self.beams]
+        return Memory(self.lengths[rows], owners, self.filled[blocks], self.sources, beams)
 
 
 class UniLM:
@@ -332,7 +337,8 @@ class UniLM:
     precision: of the products of linear layers, 'float32' or 'bfloat16'; all else is float32.
     """
 
-    tokens_at_once = 2048  # more would leave the processor's cache
+    tokens_at_once = 1024  # more are no faster, and take more memory
+    block = 32  # tokens of a source that are remembered together; more would be padding, fewer are slow
 
     def __init__(self, model, end_id, precision='float32'):
         self.layer, self.end_id, self.dtype = model.get_layer, end_id, tf.as_dtype(precision)
@@ -342,51 +348,52 @@ class UniLM:
         self.masks_queries = not hasattr(attention, 'normalization')  # as bert4keras did before 0.10
         self.mapping = [layer.weights for layer in model.layers if layer.name == 'Embedding-Mapping']
         self.activation = self.layer('MLM-Dense').activation
+        self.recompute = lambda function: function  # in training, to keep less for the gradient
         # dimensions that vary are open, so that nothing is traced twice
         ids = [tf.TensorSpec([None] * rank, tf.int32) for rank in range(4)]
-        sources, beams = [None, self.heads, None, self.size], [None, self.heads, None, None, self.size]
+        sources, beams = [None, self.heads, self.block, self.size], [None, self.heads, None, None, self.size]
         pairs = [[(tf.TensorSpec(shape),) * 2] * len(self.attentions) for shape in (sources, beams)]
         self._read = tf.function(self._read, input_signature=[ids[1], ids[1]])
-        self.write = tf.function(self.write, input_signature=[Memory(ids[1], *pairs), ids[3], ids[2]])
+        self._write = tf.function(self._write, input_signature=[Memory(ids[1], ids[1], ids[1], *pairs), ids[3], ids[2]])
 
     def encode(self, token_ids, lengths, source_lengths, drop=tf.identity):
         """Run all layers; the last one only where a token of the answer is predicted.
 
         token_ids: int32 [tokens], one sequence after another; lengths, source_lengths: int32 [rows], tokens of each
         and of those passage and question, answer tokens follow; drop: dropout. Returns the last layer's output from
-        the end of each source on, [predictions, width], and each layer's keys and values, [rows, heads, longest, size].
+        the end of each source on, [predictions, width], and each layer's keys and values, [tokens, width].
         """
         rows = tf.repeat(tf.range(tf.size(lengths)), lengths)  # [tokens]
         positions = tf.range(tf.size(token_ids)) - tf.gather(tf.cumsum(lengths, exclusive=True), rows)
         after = positions - tf.gather(source_lengths, rows)  # [tokens], -1 at the end of a source
         predicting = tf.where(after >= -1)[:, 0]  # [predictions]
         longest = tf.reduce_max(tf.concat([[1], lengths], 0))  # there may be no rows
+        longest += -longest % self.block  # oneDNN keeps 2 MB for each shape that it has seen
         longest_answer = tf.reduce_max(tf.concat([[0], lengths - source_lengths], 0)) + 1
         pad, unpad = packing(rows, positions, tf.size(lengths), longest)
         ends = tf.gather(rows, predicting), tf.gather(after, predicting) + 1
         pad_last, unpad_last = packing(*ends, tf.size(lengths), longest_answer)
 
-        def hidden(queries):  # [rows, queries] -> [rows, 1, queries, longest], what UniLM keeps from a query
-            seen = (tf.range(longest) < source_lengths[:, None, None]) | (tf.range(longest) <= queries[:, :, None])
-            return tf.where(seen, 0.0, -1e12)[:, None]
+        def attention(pad_queries, unpad_queries, positions):  # [rows, queries], of the queries when padded
+            seen = (tf.range(longest) < source_lengths[:, None, None]) | (tf.range(longest) <= positions[:, :, None])
+            mask = tf.where(seen, 0.0, -1e12)[:, None]  # [rows, 1, queries, longest]
 
-        def split(x):
-            return tf.transpose(tf.reshape(x, [*tf.unstack(tf.shape(x)[:2]), self.heads, self.size]), [0, 2, 1, 3])
+            def attend(query, key, value):
+                query, key, value = self.split(pad_queries(query)), self.split(pad(key)), self.split(pad(value))
+                scores = tf.matmul(query, key, transpose_b=True) + mask  # [rows, heads, queries, longest]
+                return unpad_queries(self.join(tf.matmul(tf.nn.softmax(scores), value)))  # [queries, width]
 
-        mask = hidden(tf.range(longest)[None])
+            return self.recompute(attend)
+
+        attend = attention(pad, unpad, tf.range(longest)[None])
         x, kept = drop(self.embed(token_ids, tf.cast(after >= 0, tf.int32), positions)), []  # [tokens, width]
         for name in self.attentions:
             query, key, value = self.project(x, name)
-            key, value = split(pad(key)), split(pad(value))  # [rows, heads, longest, size]
             kept.append((key, value))
             if name == self.attentions[-1]:
-                x, query, pad, unpad = tf.gather(x, predicting), tf.gather(query, predicting), pad_last, unpad_last
-                mask = hidden(source_lengths[:, None] - 1 + tf.range(longest_answer))
-            scores = tf.matmul(split(pad(query)), key, transpose_b=True) + mask  # [rows, heads, queries, longest]
-            attended = tf.transpose(tf.matmul(tf.nn.softmax(scores), value), [0, 2, 1, 3])
-            attended = tf.reshape(attended, [*tf.unstack(tf.shape(attended)[:2]), self.heads * self.size])
-            attended = unpad(attended)  # [tokens, width]
-            x = self.finish_layer(x, attended, name, drop=drop)
+                x, query = tf.gather(x, predicting), tf.gather(query, predicting)
+                attend = attention(pad_last, unpad_last, source_lengths[:, None] - 1 + tf.range(longest_answer))
+            x = self.finish_layer(x, attend(query, key, value), name, drop=drop)
         return x, kept
 
     def read(self, sources):
@@ -406,24 +413,34 @@ class UniLM:
         del parts
         answerable = tf.concat(answerable, 0).numpy()
         lengths = lengths[answerable]
-        longest = max(lengths, default=0)
+        counts = -(-lengths // self.block)  # blocks of each source
+        owners = np.repeat(np.arange(len(lengths), dtype=np.int32), counts)
+        starts = np.cumsum(counts) - counts
+        filled = lengths[owners] - self.block * (np.arange(len(owners)) - starts[owners])
+        filled = np.minimum(filled, self.block).astype(np.int32)
+        slots = np.zeros([len(owners), self.block], np.int32)  # the token that stands there
+        slots[np.arange(self.block) < filled[:, None]] = np.arange(lengths.sum())
 
-        def join(tensors):
-            padded = [tf.pad(x, [[0, 0], [0, 0], [0, max(longest - x.shape[2], 0)], [0, 0]]) for x in tensors]
-            return tf.concat([x[:, :, :longest] for x in padded], 0)
+        def in_blocks(tensors):
+            return self.split(tf.gather(tf.concat(tensors, 0), slots))
 
         sources = []
-        for _ in self.attentions:  # layer by layer, and what is joined is freed
-            sources.append(tuple(map(join, zip(*[part.pop(0) for part in kept], strict=True))))
+        for _ in self.attentions:  # layer by layer, and what was packed is freed
+            sources.append(tuple(map(in_blocks, zip(*[part.pop(0) for part in kept], strict=True))))
         nothing = tf.zeros([len(lengths), self.heads, 1, 0, self.size])
-        return answerable, tf.concat(probas, 0), Memory(lengths, sources, [(nothing, nothing)] * len(sources))
+        beams = [(nothing, nothing)] * len(sources)
+        return answerable, tf.concat(probas, 0), Memory(lengths, owners, filled, sources, beams)
 
     def _read(self, token_ids, lengths):
-        x, kept = self.encode(token_ids, lengths, lengths)
-        probas = tf.nn.softmax(self.logits(x))  # [rows, vocab]
+        # a source of padding and empty ones make shapes that recur, see `encode`
+        rows, padding = tf.size(lengths), -tf.size(token_ids) % self.block
+        padded = tf.concat([lengths, [padding], tf.zeros([-(rows + 1) % 4], tf.int32)], 0)
+        x, kept = self.encode(tf.pad(token_ids, [[0, padding]]), padded, padded)
+        probas = tf.nn.softmax(self.logits(x)[:rows])  # [rows, vocab]
         answerable = tf.argmax(probas, -1, tf.int32) != self.end_id  # [rows]
-        probas, kept = tf.nest.map_structure(lambda x: tf.boolean_mask(x, answerable), (probas, kept))
-        return answerable, probas[:, None], kept
+        tokens = tf.pad(tf.repeat(answerable, lengths), [[0, padding]])  # [tokens], those that are remembered
+        kept = tf.nest.map_structure(lambda x: tf.boolean_mask(x, tokens), kept)
+        return answerable, tf.boolean_mask(probas, answerable)[:, None], kept
 
     def write(self, memory, output_ids, parents):
         """Write the last token of each beam.
@@ -431,32 +448,46 @@ class UniLM:
         output_ids: int32 [rows, beams, written], the beams so far; parents: int32 [rows, beams], the one that each
         extends. Returns the probabilities of the next token, float32 [rows, beams, vocab], and the longer Memory.
         """
+        probas, beams = self._write(memory, output_ids, parents)
+        return probas, memory._replace(beams=beams)
+
+    def _write(self, memory, output_ids, parents):
         rows, beams, written = tf.unstack(tf.shape(output_ids))
         # bert4keras takes a written [PAD] for padding
         counted = tf.cast(output_ids[:, :, -1:] != 0, tf.float32) if self.masks_queries else tf.ones([rows, beams, 1])
-        longest = tf.shape(memory.sources[0][0])[2]
-        outside = tf.tile(~tf.sequence_mask(memory.lengths, longest)[:, None], [1, beams, 1])
-        hidden = tf.where(tf.concat([outside, output_ids == 0], 2), -1e12, 0.0)[:, None]
-
-        def split(x):
-            return tf.transpose(tf.reshape(x, [rows, beams, self.heads, self.size]), [0, 2, 1, 3])
-
+        outside = tf.where(tf.sequence_mask(memory.filled, self.block), 0.0, -1e12)[:, None, None]
+        hidden = tf.where(output_ids == 0, -1e12, 0.0)[:, None]  # [rows, 1, beams, written]
         longer, positions = [], tf.repeat(memory.lengths + written - 1, beams)
         x = self.embed(tf.reshape(output_ids[:, :, -1], [-1]), 1, positions)  # [rows * beams, width]
         for name, source, beam in zip(self.attentions, memory.sources, memory.beams, strict=True):
-            query, *added = map(split, self.project(x, name))  # [rows, heads, beams, size]
+            query, *added = (tf.reshape(y, [rows, beams, -1]) for y in self.project(x, name))
+            query, *added = map(self.split, (query, *added))  # [rows, heads, beams, size]
             old = [tf.gather(tensor, parents, axis=2, batch_dims=1) for tensor in beam]
             key, value = (tf.concat([a, b[:, :, :, None]], 3) for a, b in zip(old, added, strict=True))
             longer.append((key, value))  # [rows, heads, beams, written, size]
-            far = tf.matmul(query, source[0], transpose_b=True)  # [rows, heads, beams, longest]
-            near = tf.linalg.matvec(key, query)  # [rows, heads, beams, written]
-            weights = tf.nn.softmax(tf.concat([far, near], 3) + hidden)
-            attended = tf.matmul(weights[..., :longest], source[1])
-            attended += tf.linalg.matvec(value, weights[..., longest:], transpose_a=True)  # [rows, heads, beams, size]
-            attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [rows * beams, self.heads * self.size])
+            # a softmax over the blocks of a source and what is written
+            far = tf.matmul(tf.gather(query, memory.owners), source[0], transpose_b=True) + outside
+            near = tf.reduce_sum(key * query[:, :, :, None], 4) + hidden  # [rows, heads, beams, written]
+            highest = tf.math.segment_max(tf.reduce_max(far, 3), memory.owners)
+            highest = tf.maximum(highest, tf.reduce_max(near, 3))[..., None]  # [rows, heads, beams, 1]
+            far = tf.exp(far - tf.gather(highest, memory.owners))  # [blocks, heads, beams, block]
+            near = tf.exp(near - highest)
+            total = tf.math.segment_sum(tf.reduce_sum(far, 3), memory.owners) + tf.reduce_sum(near, 3)
+            attended = tf.math.segment_sum(tf.matmul(far, source[1]), memory.owners)  # [rows, heads, beams, size]
+            attended += tf.reduce_sum(value * near[..., None], 3)
+            attended = tf.reshape(self.join(attended / total[..., None]), tf.shape(x))
             x = self.finish_layer(x, attended, name, tf.reshape(counted, [-1, 1]))
         probas = tf.nn.softmax(self.logits(x))
-        return tf.reshape(probas, [rows, beams, -1]), memory._replace(beams=longer)
+        return tf.reshape(probas, [rows, beams, -1]), longer
+
+    def split(self, x):
+        """Return [rows, heads, columns, size] of x, [rows, columns, width]."""
+        return tf.transpose(tf.reshape(x, [*tf.unstack(tf.shape(x)[:2]), self.heads, self.size]), [0, 2, 1, 3])
+
+    def join(self, x):
+        """Return [rows, columns, width] of x, [rows, heads, columns, size]."""
+        x = tf.transpose(x, [0, 2, 1, 3])
+        return tf.reshape(x, [*tf.unstack(tf.shape(x)[:2]), self.heads * self.size])
 
     def dense(self, x, kernel, bias, activation=tf.identity):
         """Return [tokens, units], in `precision`, of x, [tokens, width]."""
@@ -489,12 +520,12 @@ class UniLM:
         x = self.norm(x + counted * drop(attended), f'{name}-Norm')
         name = name.replace('MultiHeadSelfAttention', 'FeedForward')
         weights = self.layer(name).weights
-        inner = self.dense(x, *weights[:2], self.activation)  # [tokens, intermediate size]
+        inner = self.dense(x, *weights[:2], self.recompute(self.activation))  # [tokens, intermediate size]
         return self.norm(x + drop(tf.cast(self.dense(inner, *weights[2:]), tf.float32)), f'{name}-Norm')
 
     def logits(self, x):
         """Return the logits of the next token, float32 [tokens, vocab], from the last layer's output."""
-        x = self.activation(
+        x = self.recompute(self.activation)(
             tf.nn.bias_add(tf.matmul(x, self.layer('MLM-Dense').weights[0]), self.layer('MLM-Dense').weights[1])
         )
         x = tf.matmul(self.norm(x, 'MLM-Norm'), self.layer('Embedding-Token').embeddings, transpose_b=True)
@@ -538,7 +569,7 @@ class Trainer(keras.Model):
     def __init__(self, bert, end_id):
         super().__init__()
         self.bert, self.unilm = bert, UniLM(bert, end_id, precision)
-        self.unilm.activation = tf.recompute_grad(self.unilm.activation)  # or five tensors of its size are kept
+        self.unilm.recompute = tf.recompute_grad
         self.dropout_rate = sum(layer.rate for layer in bert.layers if layer.name == 'Embedding-Dropout')
         # fused, three times as fast on a CPU as the optimizer of the same name outside `legacy`
         optimizer = keras.optimizers.legacy.Adam(learning_rate, epsilon=1e-6)

@@ -348,7 +348,7 @@ def test_memory_stays_flat(script, small):
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # MB
     print(f'peak after each hundred questions, MB: {[round(peak) for peak in peaks]}')
     assert peaks[-1] - peaks[2] < 50
-    traces = reader.unilm._read.experimental_get_tracing_count(), reader.unilm.write.experimental_get_tracing_count()
+    traces = reader.unilm._read.experimental_get_tracing_count(), reader.unilm._write.experimental_get_tracing_count()
     assert traces == (1, 1)
 
 
