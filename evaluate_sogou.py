@@ -368,7 +368,8 @@ def load_questions(path, labelled=True):
         records = json.loads(text)
     except json.JSONDecodeError as error:
         place = f'line {error.lineno}, column {error.colno}'
-        raise UserError(f'{path}: not JSON at {place} ({error.msg}); download it again, see data/README.md') from None
+        cure = 'download it again, see data/README.md' if labelled else 'mend it there'
+        raise UserError(f'{path}: not JSON at {place} ({error.msg}); {cure}') from None
     except (RecursionError, ValueError):
         raise UserError(f'{path}: nested too deeply, or a number too long; expected a list of records') from None
     if not isinstance(records, list) or not records:
@@ -386,7 +387,7 @@ def load_questions(path, labelled=True):
     if named:
         first = f'record {", ".join(named[:10])}{", ..." if len(named) > 10 else ""}'
         cut_off = '; the file looks cut off' if defects(records[-1]) else ''
-        log(f'{path}: {len(named)} of {len(records)} records lack something and are not trained on: {first}{cut_off}')
+        log(f'{path}: {len(named)} of {len(records)} records lack something and cannot be used: {first}{cut_off}')
     return records
 
 
@@ -412,7 +413,7 @@ def _check_record(record, place, labelled):
         if not isinstance(passage, dict):
             raise UserError(f'{place}: passage {number} is {_kind(passage)}; expected {{"passage", "answer"}}')
         if not labelled:
-            passage.setdefault('answer', '')
+            passage['answer'] = passage.get('answer') or ''
         for name in ('passage', 'answer'):
             _check_string(passage.get(name), f'{place}: "{name}" of passage {number}')
 

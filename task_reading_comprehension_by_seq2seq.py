@@ -30,6 +30,9 @@ import typing
 import unicodedata
 import warnings
 
+if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `main`, Ctrl-C ends it without a word
+
 # bert4keras needs Keras 2, today's tf-keras, under the name `keras` and with a version that ends in `tf`.
 os.environ['TF_USE_LEGACY_KERAS'] = '1'
 if importlib.metadata.version('bert4keras') != '0.8.1':
@@ -263,6 +266,8 @@ def build_model(config, checkpoint, keep_tokens, vocabulary_size):
             )
         if sizes['max_position_embeddings'] < max_p_len + max_q_len + max_a_len:
             raise UserError(f'{config}: too few max_position_embeddings; lower max_p_len, max_q_len or max_a_len')
+        if sizes['num_hidden_layers'] < 1:
+            raise ValueError('num_hidden_layers is below 1')
         stddev = float(sizes.get('initializer_range', 0.02))
         with warnings.catch_warnings():  # of initial weights that come out alike; they are drawn anew below
             warnings.simplefilter('ignore')
@@ -311,20 +316,21 @@ def first_line(error):
 class Memory(typing.NamedTuple):
     """What UniLM remembers: for each layer keys and values, of the sources in blocks of tokens, and of the beams."""
 
-    lengths: np.ndarray  # int32 [rows], tokens of each source
-    owners: np.ndarray  # int32 [blocks], the row that each block is of
-    filled: np.ndarray  # int32 [blocks], tokens of each block
+    lengths: tf.Tensor  # int32 [rows], tokens of each source
+    owners: tf.Tensor  # int32 [blocks], the row that each block is of
+    filled: tf.Tensor  # int32 [blocks], tokens of each block
     sources: list  # float32 [blocks, heads, block, size]
     beams: list  # float32 [rows, heads, beams, written, size]
 
     def keep(self, rows):
         """Return a Memory of some rows only, in place of this one; rows: int [rows], ascending."""
-        blocks = np.flatnonzero(np.isin(self.owners, rows))
-        owners = np.searchsorted(rows, self.owners[blocks]).astype(np.int32)
+        lengths, owners, filled = map(np.asarray, self[:3])
+        blocks = np.flatnonzero(np.isin(owners, rows))
+        owners = np.searchsorted(rows, owners[blocks]).astype(np.int32)
         for i, pair in enumerate(self.sources):  # layer by layer, or both are held at once
             self.sources[i] = tuple(tf.gather(x, blocks) for x in pair)
         beams = [tuple(tf.gather(x, rows) for x in pair) for pair in self.beams]
-        return Memory(self.lengths[rows], owners, self.filled[blocks], self.sources, beams)
+        return Memory(lengths[rows], owners, filled[blocks], self.sources, beams)
 
 
 class UniLM:
@@ -354,7 +360,7 @@ class UniLM:
         sources, beams = [None, self.heads, self.block, self.size], [None, self.heads, None, None, self.size]
         pairs = [[(tf.TensorSpec(shape),) * 2] * len(self.attentions) for shape in (sources, beams)]
         self._read = tf.function(self._read, input_signature=[ids[1], ids[1]])
-        self._write = tf.function(self._write, input_signature=[Memory(ids[1], ids[1], ids[1], *pairs), ids[3], ids[2]])
+        self.write = tf.function(self.write, input_signature=[Memory(ids[1], ids[1], ids[1], *pairs), ids[3], ids[2]])
 
     def encode(self, token_ids, lengths, source_lengths, drop=tf.identity):
         """Run all layers; the last one only where a token of the answer is predicted.
@@ -448,10 +454,6 @@ class UniLM:
         output_ids: int32 [rows, beams, written], the beams so far; parents: int32 [rows, beams], the one that each
         extends. Returns the probabilities of the next token, float32 [rows, beams, vocab], and the longer Memory.
         """
-        probas, beams = self._write(memory, output_ids, parents)
-        return probas, memory._replace(beams=beams)
-
-    def _write(self, memory, output_ids, parents):
         rows, beams, written = tf.unstack(tf.shape(output_ids))
         # bert4keras takes a written [PAD] for padding
         counted = tf.cast(output_ids[:, :, -1:] != 0, tf.float32) if self.masks_queries else tf.ones([rows, beams, 1])
@@ -478,7 +480,7 @@ class UniLM:
             attended = tf.reshape(self.join(attended / total[..., None]), tf.shape(x))
             x = self.finish_layer(x, attended, name, tf.reshape(counted, [-1, 1]))
         probas = tf.nn.softmax(self.logits(x))
-        return tf.reshape(probas, [rows, beams, -1]), longer
+        return tf.reshape(probas, [rows, beams, -1]), memory._replace(beams=longer)
 
     def split(self, x):
         """Return [rows, heads, columns, size] of x, [rows, columns, width]."""
@@ -948,15 +950,16 @@ def answer_records(reader, data, topk):
 
     What cannot be answered is reported: without question or passages the answer is '', without id there is none.
     """
+    say = functools.partial(tqdm.write, file=sys.stderr)  # above the bar
     complete = [record for record in data if not defects(record)]
     answers = reader.answers([(r['question'], [p['passage'] for p in r['passages']]) for r in complete], topk)
     for record in data:
         missing = defects(record)
         if 'id' in missing:
-            log(f'a record without id cannot be answered, its question is {record.get("question")!r}')
+            say(f'a record without id cannot be answered, its question is {record.get("question")!r}')
             yield None
         elif missing:
-            log(f'record {record["id"]!r} has no {" and no ".join(missing)}; it gets the empty answer')
+            say(f'record {record["id"]!r} has no {" and no ".join(missing)}; it gets the empty answer')
             yield record['id'], ''
         else:
             yield record['id'], re.sub('[\x00-\x1f\x85\u2028\u2029]', ' ', next(answers).text)
@@ -1161,14 +1164,14 @@ def parse_command_line(arguments):
     for name in constants:
         parser.add_argument(f'--{name}', type=type(globals()[name]), default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     options, unknown = parser.parse_known_intermixed_args(arguments)
+    given = vars(options)
+    command, questions = given.pop('command'), given.pop('questions')
+    if (command == 'predict') == (questions is None) or (unknown and not unknown[0].startswith('-')):
+        raise UserError('predict takes one file of questions, train and eval take none; see --help')
     if unknown:
         name = unknown[0].removeprefix('--').partition('=')[0]
         nearest = difflib.get_close_matches(name, constants, 1, 0)[0]
         raise UserError(f'{unknown[0]}: unknown; the nearest constant is --{nearest}=, see --help')
-    given = vars(options)
-    command, questions = given.pop('command'), given.pop('questions')
-    if (command == 'predict') == (questions is None):
-        raise UserError('predict takes one file of questions, train and eval take none; see --help')
     return command, questions, given
 
 
@@ -1214,7 +1217,8 @@ def main(arguments=None):
     """Run the command line; returns the exit status."""
     sys.stdout.reconfigure(encoding='utf-8')
     sys.stderr.reconfigure(encoding='utf-8')
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in signal.SIGINT, signal.SIGTERM:
+        signal.signal(number, signal.default_int_handler)
     try:
         command, questions, given = parse_command_line(arguments)
         files = configure(given)

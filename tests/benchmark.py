@@ -148,7 +148,8 @@ def operations(lengths, predictions):
 def peak_alone(which, options, *paths):
     """Return the peak resident memory in MB of a process that does nothing but this, one way of the two."""
     command = [sys.executable, __file__, options.what, f'--precision={options.precision}', f'--alone={which}']
-    arguments = [f'--topk={options.topk}', f'--data={options.data}', *(f'--weights={path}' for path in paths)]
+    arguments = [f'--{name}={getattr(options, name)}' for name in ('topk', 'data', 'questions')]
+    arguments += [f'--weights={path}' for path in paths]
     done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, encoding='utf-8', check=True)
     return int(done.stdout)
 
@@ -180,16 +181,17 @@ def read_together(reader, questions, topk):
 
 def reading(options):
     """Compare both ways of reading and print the figures as JSON."""
-    questions, model = load_token_ids(options.data, 5 if options.alone else options.questions), build_model()
+    questions, model = load_token_ids(options.data, options.questions), build_model()
     reader = task.ReadingComprehension(model, argparse.Namespace(_token_end_id=SEP))
     original = OriginalDecoder(model, SEP, task.max_a_len, task.mode)
     if options.alone:
         model.load_weights(options.weights)
-        for question in questions:
-            if options.alone == 'original':
-                original.answer(*question, options.topk)
+        questions.sort(key=lambda question: -len(question[0]) * max(map(len, question[0])))
         if options.alone == 'ours':
-            read_together(reader, questions, options.topk)
+            read_together(reader, questions[:16], options.topk)  # the largest decide
+        else:
+            for question in questions[:16]:
+                original.answer(*question, options.topk)
         return say_peak()
     exact = argparse.Namespace(unilm=task.UniLM(model, SEP), beam_search=reader.beam_search)
     make_decisive(model, exact, questions)

@@ -4,10 +4,13 @@ import csv
 import importlib.util
 import json
 import os
+import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT, build_small_model, record, write_json
@@ -104,8 +107,10 @@ def test_predict_prints_a_line_for_every_question_with_an_id(demo, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == 'a#1\t方 远\nb\t\nc\t\n'
     assert (folder / 'answers_to_questions.tsv').read_text(encoding='utf-8') == done.stdout
-    assert "'b' has no question" in done.stderr and "'c' has no passages" in done.stderr
-    assert 'without id' in done.stderr and '谁？' in done.stderr
+    lines = re.split('[\r\n]', done.stderr)  # none of them is glued to the progress bar
+    assert "record 'b' has no question; it gets the empty answer" in lines
+    assert "record 'c' has no passages; it gets the empty answer" in lines
+    assert "a record without id cannot be answered, its question is '谁？'" in lines
 
 
 @pytest.fixture(scope='module')
@@ -285,6 +290,15 @@ def changed_record(**changes):
         (None, ['--top_k=2'], ['--top_k=2: unknown', '--topk=']),
         (None, ['--seed'], ['--seed: expected one argument']),
         (None, ['more.json'], ['train and eval take none']),
+        (None, ['more.json', 'files.json'], ['predict takes one file of questions']),
+        (
+            change(
+                'bert_config.json',
+                json.dumps({'vocab_size': 58, 'max_position_embeddings': 512, 'num_hidden_layers': 0}),
+            ),
+            [],
+            ['bert_config.json: not a BERT configuration', 'num_hidden_layers is below 1'],
+        ),
     ],
 )
 def test_mistake_is_one_line_that_names_place_and_cure(call, small, mistake, arguments, named):
@@ -385,6 +399,16 @@ def test_path_given_by_the_user_is_never_replaced(checkout):
     assert done.returncode == 2 and 'missing: ' in done.stderr and 'mine.txt' in done.stderr
 
 
+@pytest.mark.skipif(not os.path.exists('/proc/self/maps'), reason='only Linux tells how far a process has come')
+def test_ctrl_c_before_the_script_has_begun_ends_it_without_a_word():
+    with subprocess.Popen([sys.executable, SCRIPT, 'eval'], stderr=subprocess.PIPE) as process:
+        while b'libtensorflow' not in pathlib.Path(f'/proc/{process.pid}/maps').read_bytes():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b''
+    assert process.returncode == -signal.SIGINT
+
+
 def test_import_does_no_work_and_says_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, '-c', 'import task_reading_comprehension_by_seq2seq'],
@@ -437,7 +461,7 @@ def test_real_data_trains_and_evaluates_end_to_end(shared, tmp_path):
     ]  # fmt: skip
     done = run('train', *options)
     assert done.returncode == 0, done.stderr[-2000:]
-    warning = '1 of 22 records lack something and are not trained on: record 22 (no id, no question)'
+    warning = '1 of 22 records lack something and cannot be used: record 22 (no id, no question)'
     assert done.stderr.count(warning) == 1 and 'the file looks cut off' in done.stderr
     again = run('eval', *options)
     assert again.returncode == 0 and last_line(again.stdout) == last_line(done.stdout)

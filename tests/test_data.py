@@ -78,8 +78,10 @@ def test_not_json_names_line_and_column(script, tmp_path):
 
 
 def test_questions_to_predict_need_no_answers(script, small):
-    write_json(small / 'questions.json', [{'id': 'a', 'question': '谁', 'passages': [{'passage': '北京'}]}])
-    assert script.load_questions(small / 'questions.json', labelled=False) == [complete(('北京', ''), question='谁')]
+    passages = [{'passage': '北京'}, {'passage': '上海', 'answer': None}]
+    write_json(small / 'questions.json', [{'id': 'a', 'question': '谁', 'passages': passages}])
+    expected = complete(('北京', ''), ('上海', ''), question='谁')
+    assert script.load_questions(small / 'questions.json', labelled=False) == [expected]
 
 
 def test_incomplete_records_are_named_once_in_one_line(script, small, capsys):

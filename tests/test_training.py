@@ -435,6 +435,28 @@ def test_training_without_room_keeps_what_it_has_and_goes_on_with_room(
     assert status == 0 and results(output, last_line) == undisturbed.results
 
 
+@pytest.mark.parametrize('method', ['write', 'join'])
+def test_reading_without_room_goes_on_with_room(script, train, undisturbed, little_room, monkeypatch, method):
+    output, ballast = shutil.copytree(undisturbed.output, little_room / 'output'), little_room / 'ballast'
+    (output / 'predictions.tsv').unlink()
+    original = getattr(script.Part, method)
+
+    def without_room(*arguments):
+        ballast.write_bytes(bytes(os.statvfs(output).f_bavail * os.statvfs(output).f_frsize))
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script.Part, method, without_room)
+        status, last_line, err = train(output, 'eval')
+    assert (status, last_line) == (2, []) and 'Traceback' not in err
+    assert re.search(r'predictions.tsv: cannot be written \(No space left.*\); make room', err.splitlines()[-1])
+    assert not (output / 'predictions.tsv').exists()
+    ballast.unlink()
+    status, last_line, err = train(output, 'eval')
+    assert status == 0 and results(output, last_line) == undisturbed.results
+    assert ('8 of 8 questions are answered already' in err) == (method == 'join')
+
+
 # ----------------------------------------------------------------------------------- one update and many
 
 
@@ -582,6 +604,14 @@ def test_two_workers_predict_what_one_does(script, train, undisturbed, tmp_path,
     status, last_line, _ = train(output, 'eval')
     assert status == 0 and results(output, last_line) == undisturbed.results
     assert not list(output.glob('predictions.tsv.*'))
+
+
+def test_two_processes_predict_what_one_does(study, undisturbed, tmp_path):
+    output = shutil.copytree(undisturbed.output, tmp_path / 'output')
+    (output / 'predictions.tsv').unlink()
+    workers = [Process(tmp_path, 'eval', *options(study, output), name=k, TF_CONFIG=position(k)) for k in (1, 0)]
+    last_lines = [worker.end() for worker in workers]
+    assert last_lines[0] == [] and results(output, last_lines[1]) == undisturbed.results
 
 
 def keep_weights(path):
