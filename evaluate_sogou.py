@@ -17,6 +17,7 @@ import argparse
 import collections
 import contextlib
 import fcntl
+import glob
 import hashlib
 import itertools
 import json
@@ -266,7 +267,7 @@ class Part:
             raise UserError(f'{self.path}: cannot be written ({error.strerror}); make room and run again') from None
 
     def join(self):
-        """Wait for the parts of all workers, write them as one file in the order of the records, remove them."""
+        """Wait for the parts of all workers, write them as one file in the order of the records, remove all parts."""
         names, parts = [self._name(worker) for worker in range(self.workers)], [None]
         while None in parts:
             parts = [self._lines(name) for name in names]
@@ -275,7 +276,7 @@ class Part:
                 time.sleep(5)
         records = itertools.chain.from_iterable(itertools.zip_longest(*parts, fillvalue=''))
         write_text(self.path, ''.join(f'{line}\n' for line in records if line))
-        for name in names:
+        for name in glob.glob(f'{glob.escape(self.path)}.*-of-*'):  # also of a run with more or fewer workers
             os.remove(name)
 
 

@@ -579,7 +579,7 @@ def test_two_workers_predict_what_one_does(script, train, undisturbed, tmp_path,
     """The first waits for the second, whose part is absent until it is complete."""
     output, part = tmp_path / 'output', tmp_path / 'output' / 'predictions.tsv.1-of-2'
     shutil.copytree(undisturbed.output, output)
-    (output / 'predictions.tsv').unlink()
+    (output / 'predictions.tsv').rename(output / 'predictions.tsv.2-of-3.unfinished')  # three workers, interrupted
     original = script.ReadingComprehension.answers
 
     def cut_off(*arguments):
