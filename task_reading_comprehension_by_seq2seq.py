@@ -419,13 +419,7 @@ class UniLM:
         del parts
         answerable = tf.concat(answerable, 0).numpy()
         lengths = lengths[answerable]
-        counts = -(-lengths // self.block)  # blocks of each source
-        owners = np.repeat(np.arange(len(lengths), dtype=np.int32), counts)
-        starts = np.cumsum(counts) - counts
-        filled = lengths[owners] - self.block * (np.arange(len(owners)) - starts[owners])
-        filled = np.minimum(filled, self.block).astype(np.int32)
-        slots = np.zeros([len(owners), self.block], np.int32)  # the token that stands there
-        slots[np.arange(self.block) < filled[:, None]] = np.arange(lengths.sum())
+        owners, filled, slots = blocks(lengths, self.block)
 
         def in_blocks(tensors):
             return self.split(tf.gather(tf.concat(tensors, 0), slots))
@@ -556,6 +550,21 @@ def packing(rows, columns, height, width):
         return packed, lambda upstream: tf.reshape(filled * tf.gather(upstream, slots), [height, width, size])
 
     return pad, unpad
+
+
+def blocks(lengths, size):
+    """Cut packed sequences into blocks of `size` tokens, the last of each sequence filled up.
+
+    lengths: int32 [rows]. Returns the row that each block is of and how many tokens it has, int32 [blocks], and which
+    tokens, int32 [blocks, size].
+    """
+    counts = -(-lengths // size)  # [rows], blocks of each
+    owners = np.repeat(np.arange(len(lengths), dtype=np.int32), counts)  # [blocks]
+    number = np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners]  # [blocks], in its row
+    filled = np.minimum(lengths[owners] - size * number, size).astype(np.int32)
+    slots = np.zeros([len(owners), size], np.int32)
+    slots[np.arange(size) < filled[:, None]] = np.arange(lengths.sum())
+    return owners, filled, slots
 
 
 # ------------------------------------------------------------------------------------------------- training
@@ -787,17 +796,26 @@ class ReadingComprehension:
 
     def answers(self, questions, topk=1):
         """Yield an Answer for each (question, passages); several questions are read together."""
+        encoded, again = itertools.tee((passages, *self.encode(question, passages)) for question, passages in questions)
+        searches = self.searches((tokens[1:] for tokens in again), topk)
+        yield from (self._locate(*task[:2], search) for task, search in zip(encoded, searches, strict=True))
+
+    def encode(self, question, passages):
+        """Return (p_token_ids, q_token_ids): of each passage, with [CLS] and [SEP], and of the question, with [SEP]."""
+        unified = [unify_separators(passage) for passage in passages]
+        p_token_ids = [self.tokenizer.encode(passage, maxlen=max_p_len)[0] for passage in unified]
+        return p_token_ids, self.tokenizer.encode(question, maxlen=max_q_len + 1)[0][1:]
+
+    def searches(self, questions, topk):
+        """Yield the finished Search of each (p_token_ids, q_token_ids), read `tokens_together` at a time."""
         group, tokens = [], 0
-        for number, (question, passages) in enumerate(questions, 1):
-            unified = [unify_separators(passage) for passage in passages]
-            p_token_ids = [self.tokenizer.encode(passage, maxlen=max_p_len)[0] for passage in unified]
-            q_token_ids = self.tokenizer.encode(question, maxlen=max_q_len + 1)[0][1:]
-            group.append((passages, p_token_ids, q_token_ids))
+        for p_token_ids, q_token_ids in questions:
+            group.append((p_token_ids, q_token_ids))
             tokens += sum(len(token_ids) + len(q_token_ids) for token_ids in p_token_ids)
-            if tokens >= self.tokens_together or number == len(questions):
-                searches = self.beam_search([task[1:] for task in group], topk)
-                yield from (self._locate(*task[:2], search) for task, search in zip(group, searches, strict=True))
+            if tokens >= self.tokens_together:
+                yield from self.beam_search(group, topk)
                 group, tokens = [], 0
+        yield from self.beam_search(group, topk)
 
     def beam_search(self, questions, topk):
         """Write the answers of several questions token by token, keeping the best `topk` beams of each.

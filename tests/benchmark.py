@@ -167,18 +167,6 @@ def median_ratio(rounds, above, below):
 # --------------------------------------------------------------------------------------------------- reading
 
 
-def read_together(reader, questions, topk):
-    """Return the searches of the questions, as many of them read together as `reader.answers` does."""
-    searches, group, tokens = [], [], 0
-    for number, question in enumerate(questions, 1):
-        group.append(question)
-        tokens += sum(len(token_ids) + len(question[1]) for token_ids in question[0])
-        if tokens >= reader.tokens_together or number == len(questions):
-            searches += reader.beam_search(group, topk)
-            group, tokens = [], 0
-    return searches
-
-
 def reading(options):
     """Compare both ways of reading and print the figures as JSON."""
     questions, model = load_token_ids(options.data, options.questions), build_model()
@@ -188,7 +176,7 @@ def reading(options):
         model.load_weights(options.weights)
         questions.sort(key=lambda question: -len(question[0]) * max(map(len, question[0])))
         if options.alone == 'ours':
-            read_together(reader, questions[:16], options.topk)  # the largest decide
+            list(reader.searches(questions[:16], options.topk))  # the largest decide
         else:
             for question in questions[:16]:
                 original.answer(*question, options.topk)
@@ -205,7 +193,7 @@ def reading(options):
             expected.append(original.answer(*question, options.topk))
             remaining += len(original.remaining) / len(question[0])
         times.append(time.perf_counter())
-        found = [search.answer for search in read_together(reader, part, options.topk)]
+        found = [search.answer for search in reader.searches(part, options.topk)]
         times.append(time.perf_counter())
         sources = {(i, *p, *q) for i, (ps, q) in enumerate(part) for p in map(tuple, ps)}
         limit = operations([len(source) - 1 for source in sources], len(sources)) / matmul_rate(options.precision)

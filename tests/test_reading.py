@@ -330,6 +330,24 @@ def test_reader_writes_what_the_reference_decoder_writes(script, small):
     assert all(count >= 20 for kind, count in seen.items() if isinstance(kind, str))
 
 
+def test_shapes_of_reading_recur(script, small, monkeypatch):
+    """For each shape of a product oneDNN keeps memory, megabytes with BERT-base; a tiny model does not show it."""
+    tf, packing, shapes = script.tf, script.packing, []
+
+    def recorded(rows, columns, height, width):
+        tf.py_function(lambda *shape: shapes.append([int(size) for size in shape]), [tf.size(rows), height, width], [])
+        return packing(rows, columns, height, width)
+
+    monkeypatch.setattr(script, 'packing', recorded)
+    model, tokenizer = build_small_model(script, small)
+    reader, rng = script.ReadingComprehension(model, tokenizer), np.random.default_rng(0)
+    for _ in range(300):
+        reader.unilm.read(sorted(([10] * rng.integers(2, 300) for _ in range(rng.integers(1, 40))), key=len))
+    padded = [shape for shape in shapes if shape[2] > 1]  # not those of the last layer
+    assert all(tokens % 32 == 0 and rows % 4 == 0 and longest % 32 == 0 for tokens, rows, longest in padded)
+    assert len({(rows, longest) for _, rows, longest in padded}) <= 60 < len(padded) / 10
+
+
 def resident_memory():
     """Return what this process holds now, in MB; its peak may be an earlier test's."""
     with open('/proc/self/status', encoding='utf-8') as file:
