@@ -325,12 +325,12 @@ class Memory(typing.NamedTuple):
     def keep(self, rows):
         """Return a Memory of some rows only, in place of this one; rows: int [rows], ascending."""
         lengths, owners, filled = map(np.asarray, self[:3])
-        blocks = np.flatnonzero(np.isin(owners, rows))
-        owners = np.searchsorted(rows, owners[blocks]).astype(np.int32)
+        kept = np.flatnonzero(np.isin(owners, rows))  # [blocks]
+        owners = np.searchsorted(rows, owners[kept]).astype(np.int32)
         for i, pair in enumerate(self.sources):  # layer by layer, or both are held at once
-            self.sources[i] = tuple(tf.gather(x, blocks) for x in pair)
+            self.sources[i] = tuple(tf.gather(x, kept) for x in pair)
         beams = [tuple(tf.gather(x, rows) for x in pair) for pair in self.beams]
-        return Memory(lengths[rows], owners, filled[blocks], self.sources, beams)
+        return Memory(lengths[rows], owners, filled[kept], self.sources, beams)
 
 
 class UniLM:
@@ -380,8 +380,8 @@ class UniLM:
         ends = tf.gather(rows, predicting), tf.gather(after, predicting) + 1
         pad_last, unpad_last = packing(*ends, tf.size(lengths), longest_answer)
 
-        def attention(pad_queries, unpad_queries, positions):  # [rows, queries], of the queries when padded
-            seen = (tf.range(longest) < source_lengths[:, None, None]) | (tf.range(longest) <= positions[:, :, None])
+        def attention(pad_queries, unpad_queries, places):  # places: [rows, queries], of padded queries in their row
+            seen = (tf.range(longest) < source_lengths[:, None, None]) | (tf.range(longest) <= places[:, :, None])
             mask = tf.where(seen, 0.0, -1e12)[:, None]  # [rows, 1, queries, longest]
 
             def attend(query, key, value):
@@ -461,7 +461,7 @@ class UniLM:
             old = [tf.gather(tensor, parents, axis=2, batch_dims=1) for tensor in beam]
             key, value = (tf.concat([a, b[:, :, :, None]], 3) for a, b in zip(old, added, strict=True))
             longer.append((key, value))  # [rows, heads, beams, written, size]
-            # a softmax over the blocks of a source and what is written
+            # a softmax over the blocks of a source, [blocks, heads, beams, block], and what is written
             far = tf.matmul(tf.gather(query, memory.owners), source[0], transpose_b=True) + outside
             near = tf.reduce_sum(key * query[:, :, :, None], 4) + hidden  # [rows, heads, beams, written]
             highest = tf.math.segment_max(tf.reduce_max(far, 3), memory.owners)
