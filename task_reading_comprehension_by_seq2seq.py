@@ -354,7 +354,7 @@ class UniLM:
         self.masks_queries = not hasattr(attention, 'normalization')  # as bert4keras did before 0.10
         self.mapping = [layer.weights for layer in model.layers if layer.name == 'Embedding-Mapping']
         self.activation = self.layer('MLM-Dense').activation
-        self.recompute = lambda function: function  # in training, to keep less for the gradient
+        self.recompute = lambda function: function  # in training, to keep less of attention for the gradient
         # dimensions that vary are open, so that nothing is traced twice
         ids = [tf.TensorSpec([None] * rank, tf.int32) for rank in range(4)]
         sources, beams = [None, self.heads, self.block, self.size], [None, self.heads, None, None, self.size]
@@ -494,8 +494,7 @@ class UniLM:
         """Return x normalized by a layer of this name; in fewer operations than the layer itself."""
         layer = self.layer(name)
         beta, gamma = layer.weights
-        x -= tf.reduce_mean(x, -1, keepdims=True)
-        return x * tf.math.rsqrt(tf.reduce_mean(x * x, -1, keepdims=True) + layer.epsilon) * gamma + beta
+        return standardize(x, layer.epsilon) * gamma + beta
 
     def embed(self, token_ids, segment_ids, positions):
         """Return [tokens, width] of token_ids, segment_ids and positions, each [tokens]."""
@@ -516,16 +515,47 @@ class UniLM:
         x = self.norm(x + counted * drop(attended), f'{name}-Norm')
         name = name.replace('MultiHeadSelfAttention', 'FeedForward')
         weights = self.layer(name).weights
-        inner = self.dense(x, *weights[:2], self.recompute(self.activation))  # [tokens, intermediate size]
+        inner = self.dense(x, *weights[:2], self.activation)  # [tokens, intermediate size]
         return self.norm(x + drop(tf.cast(self.dense(inner, *weights[2:]), tf.float32)), f'{name}-Norm')
 
     def logits(self, x):
         """Return the logits of the next token, float32 [tokens, vocab], from the last layer's output."""
-        x = self.recompute(self.activation)(
-            tf.nn.bias_add(tf.matmul(x, self.layer('MLM-Dense').weights[0]), self.layer('MLM-Dense').weights[1])
-        )
+        kernel, bias = self.layer('MLM-Dense').weights
+        x = self.activation(tf.nn.bias_add(tf.matmul(x, kernel), bias))
         x = tf.matmul(self.norm(x, 'MLM-Norm'), self.layer('Embedding-Token').embeddings, transpose_b=True)
         return tf.nn.bias_add(x, self.layer('MLM-Bias').weights[0])
+
+
+def standardize(x, epsilon):
+    """Return x less its mean, over its standard deviation, of the last axis; its gradient needs no more than that."""
+
+    @tf.custom_gradient
+    def function(x):
+        x -= tf.reduce_mean(x, -1, keepdims=True)
+        scale = tf.math.rsqrt(tf.reduce_mean(x * x, -1, keepdims=True) + epsilon)  # [..., 1]
+        y = x * scale
+
+        def gradient(upstream):
+            along = tf.reduce_mean(upstream * y, -1, keepdims=True)  # [..., 1]
+            return scale * (upstream - tf.reduce_mean(upstream, -1, keepdims=True) - y * along)
+
+        return y, gradient
+
+    return function(x)
+
+
+def with_slope(activation):
+    """Return the same element-wise function; it computes its slope at once, and keeps only that for the gradient."""
+
+    @tf.custom_gradient
+    def function(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = activation(x)
+        slope = tape.gradient(y, x)
+        return y, lambda upstream: upstream * slope
+
+    return function
 
 
 def packing(rows, columns, height, width):
@@ -580,7 +610,9 @@ class Trainer(keras.Model):
     def __init__(self, bert, end_id):
         super().__init__()
         self.bert, self.unilm = bert, UniLM(bert, end_id, precision)
-        self.unilm.recompute = tf.recompute_grad
+        self.unilm.activation = with_slope(self.unilm.activation)
+        if precision == 'float32':  # what bfloat16 keeps is less
+            self.unilm.recompute = tf.recompute_grad
         self.dropout_rate = sum(layer.rate for layer in bert.layers if layer.name == 'Embedding-Dropout')
         # fused, three times as fast on a CPU as the optimizer of the same name outside `legacy`
         optimizer = keras.optimizers.legacy.Adam(learning_rate, epsilon=1e-6)

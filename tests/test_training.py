@@ -501,6 +501,28 @@ def questions(script, study):
     yield [varied_record(f'Q{i}', rng) for i in range(25)], script.load_tokenizer(str(study / 'vocab.txt'))[0]
 
 
+@pytest.mark.parametrize('name', ['standardize', 'with_slope'])
+def test_gradient_written_by_hand_is_the_automatic_one(script, name):
+    """It keeps less for the gradient, and must not differ but by rounding."""
+    tf = script.tf
+    plain = {
+        'standardize': lambda x: (
+            (x - tf.reduce_mean(x, -1, keepdims=True)) / tf.sqrt(tf.math.reduce_variance(x, -1, keepdims=True) + 1e-3)
+        ),
+        'with_slope': lambda x: tf.nn.gelu(x, approximate=False),
+    }[name]
+    ours = {'standardize': lambda x: script.standardize(x, 1e-3), 'with_slope': script.with_slope(plain)}[name]
+    x, weights = (tf.constant(np.random.default_rng(seed).normal(size=[5, 7]), tf.float32) for seed in (0, 1))
+    found = []
+    for function in plain, ours:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+            loss = tf.reduce_sum(weights * y)
+        found.append((y.numpy(), tape.gradient(loss, x).numpy()))
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+
+
 def test_data_from_an_update_on_is_the_rest_of_all(script, questions, monkeypatch):
     monkeypatch.setattr(script, 'window', 3)
     batches = drawn(script, *questions)
