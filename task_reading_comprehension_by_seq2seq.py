@@ -348,12 +348,14 @@ class UniLM:
 
     def __init__(self, model, end_id, precision='float32'):
         self.layer, self.end_id, self.dtype = model.get_layer, end_id, tf.as_dtype(precision)
+        self.matrices = [weight for weight in model.weights if weight.shape.rank == 2]
         self.attentions = [layer.name for layer in model.layers if layer.name.endswith('MultiHeadSelfAttention')]
         attention = self.layer(self.attentions[0])
         self.heads, self.size = attention.heads, attention.key_size
         self.masks_queries = not hasattr(attention, 'normalization')  # as bert4keras did before 0.10
         self.mapping = [layer.weights for layer in model.layers if layer.name == 'Embedding-Mapping']
         self.activation = self.layer('MLM-Dense').activation
+        self.copies = {}  # in reading, of the matrices in `precision`
         self.recompute = lambda function: function  # in training, to keep less of attention for the gradient
         # dimensions that vary are open, so that nothing is traced twice
         ids = [tf.TensorSpec([None] * rank, tf.int32) for rank in range(4)]
@@ -376,18 +378,18 @@ class UniLM:
         longest = tf.reduce_max(tf.concat([[1], lengths], 0))  # there may be no rows
         longest += -longest % self.block  # oneDNN keeps 2 MB for each shape that it has seen
         longest_answer = tf.reduce_max(tf.concat([[0], lengths - source_lengths], 0)) + 1
-        pad, unpad = packing(rows, positions, tf.size(lengths), longest)
+        pad, unpad = packing(rows, positions, [tf.size(lengths), self.heads, longest])
         ends = tf.gather(rows, predicting), tf.gather(after, predicting) + 1
-        pad_last, unpad_last = packing(*ends, tf.size(lengths), longest_answer)
+        pad_last, unpad_last = packing(*ends, [tf.size(lengths), self.heads, longest_answer])
 
         def attention(pad_queries, unpad_queries, places):  # places: [rows, queries], of padded queries in their row
             seen = (tf.range(longest) < source_lengths[:, None, None]) | (tf.range(longest) <= places[:, :, None])
             mask = tf.where(seen, 0.0, -1e12)[:, None]  # [rows, 1, queries, longest]
 
             def attend(query, key, value):
-                query, key, value = self.split(pad_queries(query)), self.split(pad(key)), self.split(pad(value))
-                scores = tf.matmul(query, key, transpose_b=True) + mask  # [rows, heads, queries, longest]
-                return unpad_queries(self.join(tf.matmul(tf.nn.softmax(scores), value)))  # [queries, width]
+                scores = tf.matmul(pad_queries(query), pad(key), transpose_b=True)  # [rows, heads, queries, longest]
+                scores = scores * self.size**-0.5 + mask  # in this form oneDNN makes one operation of them
+                return unpad_queries(tf.matmul(tf.nn.softmax(scores), pad(value)))  # [queries, width]
 
             return self.recompute(attend)
 
@@ -408,6 +410,7 @@ class UniLM:
         Returns which have an answer, bool [sources]: their most probable first token is not [SEP]; the probabilities
         of that token, float32 [rows, 1, vocab], and a Memory, both of these sources only.
         """
+        self.copy_matrices()
         lengths, parts, start = np.array([len(source) for source in sources], np.int32), [], 0
         while start < len(sources):
             padded = lengths[start:] * np.arange(1, len(sources) - start + 1)
@@ -457,7 +460,7 @@ class UniLM:
         x = self.embed(tf.reshape(output_ids[:, :, -1], [-1]), 1, positions)  # [rows * beams, width]
         for name, source, beam in zip(self.attentions, memory.sources, memory.beams, strict=True):
             query, *added = (tf.reshape(y, [rows, beams, -1]) for y in self.project(x, name))
-            query, *added = map(self.split, (query, *added))  # [rows, heads, beams, size]
+            query, *added = map(self.split, (query * self.size**-0.5, *added))  # [rows, heads, beams, size]
             old = [tf.gather(tensor, parents, axis=2, batch_dims=1) for tensor in beam]
             key, value = (tf.concat([a, b[:, :, :, None]], 3) for a, b in zip(old, added, strict=True))
             longer.append((key, value))  # [rows, heads, beams, written, size]
@@ -476,6 +479,13 @@ class UniLM:
         probas = tf.nn.softmax(self.logits(x))
         return tf.reshape(probas, [rows, beams, -1]), memory._replace(beams=longer)
 
+    def copy_matrices(self):
+        """Take over the model's matrices as they are now, if `precision` is another: cast once, not for every token."""
+        if self.dtype != tf.float32 and not self.copies:
+            self.copies = {w.ref(): tf.Variable(tf.cast(w, self.dtype), trainable=False) for w in self.matrices}
+        for original, copy in self.copies.items():
+            copy.assign(tf.cast(original.deref(), self.dtype))
+
     def split(self, x):
         """Return [rows, heads, columns, size] of x, [rows, columns, width]."""
         return tf.transpose(tf.reshape(x, [*tf.unstack(tf.shape(x)[:2]), self.heads, self.size]), [0, 2, 1, 3])
@@ -487,7 +497,7 @@ class UniLM:
 
     def dense(self, x, kernel, bias, activation=tf.identity):
         """Return [tokens, units], in `precision`, of x, [tokens, width]."""
-        x, kernel, bias = (tf.cast(y, self.dtype) for y in (x, kernel, bias))
+        x, kernel, bias = (tf.cast(y, self.dtype) for y in (x, self.copies.get(kernel.ref(), kernel), bias))
         return activation(tf.nn.bias_add(tf.matmul(x, kernel), bias))
 
     def norm(self, x, name):
@@ -498,16 +508,17 @@ class UniLM:
 
     def embed(self, token_ids, segment_ids, positions):
         """Return [tokens, width] of token_ids, segment_ids and positions, each [tokens]."""
-        x = tf.gather(self.layer('Embedding-Token').embeddings, token_ids)
-        x += tf.gather(self.layer('Embedding-Segment').embeddings, segment_ids)
-        x = self.norm(x + tf.gather(self.layer('Embedding-Position').embeddings, positions), 'Embedding-Norm')
+        names = 'Embedding-Token', 'Embedding-Segment', 'Embedding-Position'
+        # as tensors: a variable that was gathered from is copied whole whenever TensorFlow reads it
+        tables = [tf.convert_to_tensor(self.layer(name).embeddings) for name in names]
+        token, segment, position = map(tf.gather, tables, (token_ids, segment_ids, positions))
+        x = self.norm(token + segment + position, 'Embedding-Norm')
         return tf.cast(self.dense(x, *self.mapping[0]), tf.float32) if self.mapping else x
 
     def project(self, x, name):
-        """Return queries, scaled, keys and values, each [tokens, width]."""
+        """Return queries, keys and values, each [tokens, width]."""
         weights = self.layer(name).weights
-        query, key, value = (tf.cast(self.dense(x, *weights[i : i + 2]), tf.float32) for i in (0, 2, 4))
-        return query * self.size**-0.5, key, value
+        return [tf.cast(self.dense(x, *weights[i : i + 2]), tf.float32) for i in (0, 2, 4)]
 
     def finish_layer(self, x, attended, name, counted=1.0, drop=tf.identity):
         """Return the output of a layer, [tokens, width], from its input and what attention gathered."""
@@ -558,26 +569,28 @@ def with_slope(activation):
     return function
 
 
-def packing(rows, columns, height, width):
-    """Return two functions, between packed [tokens, ...] and padded [height, width, ...].
+def packing(rows, columns, shape):
+    """Return two functions, between packed [tokens, width] and padded [height, heads, columns, size].
 
-    rows, columns: int [tokens], where each token stands when padded. Padding is filled with the first token; each
-    function is a gather, and so is its gradient.
+    rows, columns: int32 [tokens], where each token stands when padded; shape: [height, heads, columns]. Padding is
+    filled with the first token. Each function is a gather of heads, not of tokens, so nothing is transposed; and so is
+    its gradient.
     """
-    places = tf.cast(rows, tf.int32) * width + columns  # [tokens]
-    slots = tf.scatter_nd(places[:, None], tf.range(tf.size(places)), [height * width])
-    filled = tf.scatter_nd(places[:, None], tf.ones(tf.size(places)), [height * width])[:, None]
+    _, heads, longest = shape
+    places = (rows[:, None] * heads + tf.range(heads)) * longest + columns[:, None]  # [tokens, heads]
+    slots = tf.scatter_nd(tf.reshape(places, [-1, 1]), tf.range(tf.size(places)), [tf.reduce_prod(shape)])
+    filled = tf.scatter_nd(tf.reshape(places, [-1, 1]), tf.ones(tf.size(places)), [tf.reduce_prod(shape)])
 
     @tf.custom_gradient
     def pad(x):
-        shape = [height, width, x.shape[-1]]
-        return tf.reshape(tf.gather(x, slots), shape), lambda upstream: unpad(upstream)
+        size = x.shape[-1] // heads
+        return tf.reshape(tf.gather(tf.reshape(x, [-1, size]), slots), [*shape, size]), lambda upstream: unpad(upstream)
 
     @tf.custom_gradient
     def unpad(x):
         size = x.shape[-1]
-        packed = tf.gather(tf.reshape(x, [-1, size]), places)
-        return packed, lambda upstream: tf.reshape(filled * tf.gather(upstream, slots), [height, width, size])
+        packed = tf.gather(tf.reshape(x, [-1, size]), places)  # [tokens, heads, size]
+        return tf.reshape(packed, [-1, heads * size]), lambda upstream: pad(upstream) * tf.reshape(filled, [*shape, 1])
 
     return pad, unpad
 

@@ -643,6 +643,24 @@ def test_loss_is_the_cross_entropy_of_answers_alone(script, small):
         assert mean_loss(script, model, token_ids, segment_ids) == pytest.approx(expected, abs=1e-5)
 
 
+def test_bfloat16_is_of_the_products_alone(script, small):
+    """Loss and gradients are float32, like the weights, and nearly the same."""
+    model, _ = build_small_model(script, small)
+    token_ids, segment_ids = padded([([*range(4, 20)], [0] * 10 + [1] * 6)] * 3)
+    losses, gradients = [], []
+    for script.precision in 'float32', 'bfloat16':
+        trainer = script.Trainer(model, 3)
+        trainer.dropout_rate = 0
+        trainer.optimizer.apply_gradients = lambda pairs: gradients.append([gradient for gradient, _ in pairs])
+        losses.append(trainer.train_step({'Input-Token': token_ids, 'Input-Segment': segment_ids})['loss'].numpy())
+    assert {script.tf.as_dtype(value.dtype) for value in [*losses, *gradients[1], *model.weights]} == {
+        script.tf.float32
+    }
+    assert 0 < abs(losses[1] - losses[0]) < 0.01 * losses[0]
+    exact, rough = (np.concatenate([np.ravel(gradient) for gradient in column]) for column in gradients)
+    assert 0 < np.linalg.norm(rough - exact) < 0.05 * np.linalg.norm(exact)
+
+
 @pytest.mark.filterwarnings('ignore:The initializer TruncatedNormal')
 def test_loss_of_real_pairs(script, shared):
     """16 pairs read by a real BERT, built and loaded by bert4keras itself.

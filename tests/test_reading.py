@@ -334,18 +334,18 @@ def test_shapes_of_reading_recur(script, small, monkeypatch):
     """For each shape of a product oneDNN keeps memory, megabytes with BERT-base; a tiny model does not show it."""
     tf, packing, shapes = script.tf, script.packing, []
 
-    def recorded(rows, columns, height, width):
-        tf.py_function(lambda *shape: shapes.append([int(size) for size in shape]), [tf.size(rows), height, width], [])
-        return packing(rows, columns, height, width)
+    def recorded(rows, columns, shape):
+        tf.py_function(lambda *seen: shapes.append([int(size) for size in seen]), [tf.size(rows), *shape], [])
+        return packing(rows, columns, shape)
 
     monkeypatch.setattr(script, 'packing', recorded)
     model, tokenizer = build_small_model(script, small)
     reader, rng = script.ReadingComprehension(model, tokenizer), np.random.default_rng(0)
     for _ in range(300):
         reader.unilm.read(sorted(([10] * rng.integers(2, 300) for _ in range(rng.integers(1, 40))), key=len))
-    padded = [shape for shape in shapes if shape[2] > 1]  # not those of the last layer
-    assert all(tokens % 32 == 0 and rows % 4 == 0 and longest % 32 == 0 for tokens, rows, longest in padded)
-    assert len({(rows, longest) for _, rows, longest in padded}) <= 60 < len(padded) / 10
+    padded = [shape for shape in shapes if shape[3] > 1]  # not those of the last layer
+    assert all(tokens % 32 == 0 and rows % 4 == 0 and longest % 32 == 0 for tokens, rows, _, longest in padded)
+    assert len({(rows, longest) for _, rows, _, longest in padded}) <= 60 < len(padded) / 10
 
 
 def resident_memory():
@@ -375,6 +375,25 @@ def test_memory_stays_flat(script, small):
     assert sizes[-1] - sizes[2] < 50
     traces = reader.unilm._read.experimental_get_tracing_count(), reader.unilm.write.experimental_get_tracing_count()
     assert traces == (1, 1)
+
+
+def test_bfloat16_is_nearly_float32_and_follows_the_weights(script, small):
+    """It reads copies of the weights, which must not outlive an update."""
+    model, tokenizer = build_small_model(script, small)
+    rng = np.random.default_rng(0)
+    sources = sorted(([2, *rng.integers(4, 30, rng.integers(1, 40)).tolist(), END] for _ in range(50)), key=len)
+    readers = [script.UniLM(model, tokenizer._token_end_id, precision) for precision in ('float32', 'bfloat16')]
+
+    def probabilities(unilm):
+        answerable, first, memory = unilm.read(sources)
+        beams = np.zeros([len(memory.lengths), 1], np.int32)
+        return answerable, first, unilm.write(memory, beams[:, :, None] + 9, beams)[0]
+
+    for seed in 0, 1, 2:
+        draw(model, seed)
+        (answerable, *exact), (also_answerable, *rough) = map(probabilities, readers)
+        assert answerable.tolist() == also_answerable.tolist()
+        assert all(1e-6 < np.mean(abs(a - b)) < 1e-3 for a, b in zip(exact, rough, strict=True))
 
 
 def test_reference_decoder_writes_what_bert4keras_beam_search_writes(script, small):

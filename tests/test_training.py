@@ -482,25 +482,6 @@ def test_batch_computed_in_parts_is_the_same_update(script, study):
     assert max(np.abs(a - b).max() for a, b in zip(before, models[0].get_weights(), strict=True)) > 2e-4
 
 
-def drawn(script, data, tokenizer, **arguments):
-    """All batches of `training_dataset`: for each its rows, (token ids, segment ids) without padding."""
-    batches = []
-    for batch in script.training_dataset(data, tokenizer, **arguments).as_numpy_iterator():
-        token_ids, segment_ids = batch['Input-Token'], batch['Input-Segment']
-        lengths = np.count_nonzero(token_ids, 1)
-        rows = zip(token_ids.tolist(), segment_ids.tolist(), lengths, strict=True)
-        batches.append([(tokens[:length], segments[:length]) for tokens, segments, length in rows])
-    return batches
-
-
-@pytest.fixture
-def questions(script, study):
-    """(records, tokenizer) for epochs of 7 batches, in windows of 3, the last of a single row."""
-    script.batch_size, script.epochs = 4, 3
-    rng = np.random.default_rng(1)
-    yield [varied_record(f'Q{i}', rng) for i in range(25)], script.load_tokenizer(str(study / 'vocab.txt'))[0]
-
-
 @pytest.mark.parametrize('name', ['standardize', 'with_slope'])
 def test_gradient_written_by_hand_is_the_automatic_one(script, name):
     """It keeps less for the gradient, and must not differ but by rounding."""
@@ -521,6 +502,25 @@ def test_gradient_written_by_hand_is_the_automatic_one(script, name):
             loss = tf.reduce_sum(weights * y)
         found.append((y.numpy(), tape.gradient(loss, x).numpy()))
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+
+
+def drawn(script, data, tokenizer, **arguments):
+    """All batches of `training_dataset`: for each its rows, (token ids, segment ids) without padding."""
+    batches = []
+    for batch in script.training_dataset(data, tokenizer, **arguments).as_numpy_iterator():
+        token_ids, segment_ids = batch['Input-Token'], batch['Input-Segment']
+        lengths = np.count_nonzero(token_ids, 1)
+        rows = zip(token_ids.tolist(), segment_ids.tolist(), lengths, strict=True)
+        batches.append([(tokens[:length], segments[:length]) for tokens, segments, length in rows])
+    return batches
+
+
+@pytest.fixture
+def questions(script, study):
+    """(records, tokenizer) for epochs of 7 batches, in windows of 3, the last of a single row."""
+    script.batch_size, script.epochs = 4, 3
+    rng = np.random.default_rng(1)
+    yield [varied_record(f'Q{i}', rng) for i in range(25)], script.load_tokenizer(str(study / 'vocab.txt'))[0]
 
 
 def test_data_from_an_update_on_is_the_rest_of_all(script, questions, monkeypatch):
