@@ -348,14 +348,13 @@ class UniLM:
 
     def __init__(self, model, end_id, precision='float32'):
         self.layer, self.end_id, self.dtype = model.get_layer, end_id, tf.as_dtype(precision)
-        self.matrices = [weight for weight in model.weights if weight.shape.rank == 2]
         self.attentions = [layer.name for layer in model.layers if layer.name.endswith('MultiHeadSelfAttention')]
         attention = self.layer(self.attentions[0])
         self.heads, self.size = attention.heads, attention.key_size
         self.masks_queries = not hasattr(attention, 'normalization')  # as bert4keras did before 0.10
         self.mapping = [layer.weights for layer in model.layers if layer.name == 'Embedding-Mapping']
         self.activation = self.layer('MLM-Dense').activation
-        self.copies = {}  # in reading, of the matrices in `precision`
+        self.copies = {}  # see `copy_matrices`
         self.recompute = lambda function: function  # in training, to keep less of attention for the gradient
         # dimensions that vary are open, so that nothing is traced twice
         ids = [tf.TensorSpec([None] * rank, tf.int32) for rank in range(4)]
@@ -404,13 +403,22 @@ class UniLM:
             x = self.finish_layer(x, attend(query, key, value), name, drop=drop)
         return x, kept
 
+    def copy_matrices(self, matrices):
+        """Read with copies of these in `precision`, or they are cast at every token, which takes as long as writing it.
+
+        Must not be called under a strategy: of several workers only one reads, and the others take no part in it.
+        """
+        if self.dtype != tf.float32:
+            self.copies = {matrix.ref(): tf.Variable(tf.cast(matrix, self.dtype)) for matrix in matrices}
+
     def read(self, sources):
         """Read sources, lists of token ids sorted by length.
 
         Returns which have an answer, bool [sources]: their most probable first token is not [SEP]; the probabilities
         of that token, float32 [rows, 1, vocab], and a Memory, both of these sources only.
         """
-        self.copy_matrices()
+        for matrix, copy in self.copies.items():  # as they are now
+            copy.assign(tf.cast(matrix.deref(), self.dtype))
         lengths, parts, start = np.array([len(source) for source in sources], np.int32), [], 0
         while start < len(sources):
             padded = lengths[start:] * np.arange(1, len(sources) - start + 1)
@@ -478,13 +486,6 @@ class UniLM:
             x = self.finish_layer(x, attended, name, tf.reshape(counted, [-1, 1]))
         probas = tf.nn.softmax(self.logits(x))
         return tf.reshape(probas, [rows, beams, -1]), memory._replace(beams=longer)
-
-    def copy_matrices(self):
-        """Take over the model's matrices as they are now, if `precision` is another: cast once, not for every token."""
-        if self.dtype != tf.float32 and not self.copies:
-            self.copies = {w.ref(): tf.Variable(tf.cast(w, self.dtype), trainable=False) for w in self.matrices}
-        for original, copy in self.copies.items():
-            copy.assign(tf.cast(original.deref(), self.dtype))
 
     def split(self, x):
         """Return [rows, heads, columns, size] of x, [rows, columns, width]."""
@@ -831,11 +832,13 @@ class ReadingComprehension:
         self.model, self.tokenizer, self.mode = model, tokenizer, mode
         self.end_id = tokenizer._token_end_id
         self.unilm = UniLM(model, self.end_id, precision)
+        self.unilm.copy_matrices(weight for weight in model.weights if weight.shape.rank == 2)
 
     def answer(self, question, passages, topk=1):
         """Read the passages and answer the question.
 
-        question: str; passages: list of str; topk: beam width. Returns an Answer.
+        question: str; passages: list of str; topk: beam width. Returns an Answer. Raises TypeError where `passages` is
+        a str.
         """
         return next(self.answers([(question, passages)], topk))
 
@@ -847,6 +850,8 @@ class ReadingComprehension:
 
     def encode(self, question, passages):
         """Return (p_token_ids, q_token_ids): of each passage, with [CLS] and [SEP], and of the question, with [SEP]."""
+        if isinstance(passages, str):  # each of its characters would be read as a passage
+            raise TypeError('passages: expected a list of str, got a str; give [passage]')
         unified = [unify_separators(passage) for passage in passages]
         p_token_ids = [self.tokenizer.encode(passage, maxlen=max_p_len)[0] for passage in unified]
         return p_token_ids, self.tokenizer.encode(question, maxlen=max_q_len + 1)[0][1:]

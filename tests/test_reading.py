@@ -206,6 +206,12 @@ def test_answer_is_given_as_it_stands_in_the_passage(script, small_reader, passa
     assert result == (answer, 1, start, start + len(answer), written, -1.0)
 
 
+def test_a_single_passage_stands_in_a_list(small_reader):
+    """A str is a sequence too: each of its characters would be a passage."""
+    with pytest.raises(TypeError, match='give \\[passage\\]'):
+        small_reader.answer('谁', '中国人口在北京')
+
+
 @given(st.text(max_size=30), st.data())
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_text_can_be_read(tokenizer_only, text, data):
@@ -382,7 +388,9 @@ def test_bfloat16_is_nearly_float32_and_follows_the_weights(script, small):
     model, tokenizer = build_small_model(script, small)
     rng = np.random.default_rng(0)
     sources = sorted(([2, *rng.integers(4, 30, rng.integers(1, 40)).tolist(), END] for _ in range(50)), key=len)
-    readers = [script.UniLM(model, tokenizer._token_end_id, precision) for precision in ('float32', 'bfloat16')]
+    readers = []
+    for script.precision in 'float32', 'bfloat16':
+        readers.append(script.ReadingComprehension(model, tokenizer).unilm)
 
     def probabilities(unilm):
         answerable, first, memory = unilm.read(sources)

@@ -718,6 +718,13 @@ def test_two_workers_learn_what_one_does_and_only_the_first_writes(without_dropo
     assert last_lines[0] and not last_lines[1]
 
 
+def test_first_of_two_workers_scores_alone_in_bfloat16(without_dropout, tmp_path):
+    """The copies it reads with must not be variables of both workers, or it would wait for the other one forever."""
+    _, arguments, _ = without_dropout
+    for worker in two_workers(tmp_path, [*arguments, '--precision=bfloat16'], ['', '']):
+        worker.end(timeout=100)
+
+
 @pytest.mark.parametrize('victim', [0, 1])
 def test_worker_whose_fellow_was_killed_ends_and_both_can_be_restarted(without_dropout, tmp_path, victim):
     """TensorFlow notices the broken connection within seconds."""
