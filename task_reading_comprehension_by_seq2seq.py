@@ -826,7 +826,7 @@ class ReadingComprehension:
     model: as `build_model` returns it; tokenizer: as `load_tokenizer` does; mode: 'extractive' or 'generative'.
     """
 
-    tokens_together = 4096  # questions are read together until they have so many
+    tokens_together = 6144  # questions with no more than so many in all are read together
 
     def __init__(self, model, tokenizer, mode='extractive'):
         self.model, self.tokenizer, self.mode = model, tokenizer, mode
@@ -857,14 +857,15 @@ class ReadingComprehension:
         return p_token_ids, self.tokenizer.encode(question, maxlen=max_q_len + 1)[0][1:]
 
     def searches(self, questions, topk):
-        """Yield the finished Search of each (p_token_ids, q_token_ids), read `tokens_together` at a time."""
+        """Yield the finished Search of each (p_token_ids, q_token_ids), read up to `tokens_together` at a time."""
         group, tokens = [], 0
         for p_token_ids, q_token_ids in questions:
-            group.append((p_token_ids, q_token_ids))
-            tokens += sum(len(token_ids) + len(q_token_ids) for token_ids in p_token_ids)
-            if tokens >= self.tokens_together:
+            size = sum(len(token_ids) + len(q_token_ids) for token_ids in p_token_ids)
+            if tokens + size > self.tokens_together:
                 yield from self.beam_search(group, topk)
                 group, tokens = [], 0
+            group.append((p_token_ids, q_token_ids))
+            tokens += size
         yield from self.beam_search(group, topk)
 
     def beam_search(self, questions, topk):
