@@ -403,12 +403,13 @@ class UniLM:
             x = self.finish_layer(x, attend(query, key, value), name, drop=drop)
         return x, kept
 
-    def copy_matrices(self, matrices):
-        """Read with copies of these in `precision`, or they are cast at every token, which takes as long as writing it.
+    def copy_matrices(self, weights):
+        """Read with copies of the matrices in `precision`, or casting them takes as long as writing a token, each time.
 
         Must not be called under a strategy: of several workers only one reads, and the others take no part in it.
         """
         if self.dtype != tf.float32:
+            matrices = [weight for weight in weights if weight.shape.rank == 2]
             self.copies = {matrix.ref(): tf.Variable(tf.cast(matrix, self.dtype)) for matrix in matrices}
 
     def read(self, sources):
@@ -832,7 +833,7 @@ class ReadingComprehension:
         self.model, self.tokenizer, self.mode = model, tokenizer, mode
         self.end_id = tokenizer._token_end_id
         self.unilm = UniLM(model, self.end_id, precision)
-        self.unilm.copy_matrices(weight for weight in model.weights if weight.shape.rank == 2)
+        self.unilm.copy_matrices(model.weights)
 
     def answer(self, question, passages, topk=1):
         """Read the passages and answer the question.
