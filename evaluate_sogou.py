@@ -16,6 +16,7 @@ file continued or shared among workers.
 import argparse
 import collections
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -165,15 +166,19 @@ def whole(path):
 
     Yields the other name. Raises UserError where it cannot be written.
     """
-    temporary = os.path.join(os.path.dirname(path), f'.unfinished.{os.path.basename(path)}')
+    target = os.path.realpath(path)  # a link stays one
+    temporary = os.path.join(os.path.dirname(target), f'.unfinished.{os.path.basename(target)}')
     try:
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            yield path  # a device or a pipe, which nothing can take the place of
+            return
         _remove(temporary)  # of a run that was killed
         yield temporary
         names = [os.path.join(temporary, name) for name in os.listdir(temporary)] if os.path.isdir(temporary) else []
         for name in *names, temporary:
             _sync(name)
-        os.replace(temporary, path)
-        _sync(os.path.dirname(os.path.abspath(path)))
+        os.replace(temporary, target)
+        _sync(os.path.dirname(target))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error  # h5py's own has several lines
         raise UserError(f'{path}: cannot be written ({reason}); make room or choose another') from None
@@ -192,27 +197,40 @@ def _sync(path):
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot do so with folders
+            raise
     finally:
         os.close(descriptor)
 
 
 def write_text(path, text):
     """Write a UTF-8 file, all of it or nothing. Raises UserError where it cannot be written."""
-    with whole(path) as temporary, open(temporary, 'w', encoding='utf-8', newline='') as file:
+    # names of files may be in another encoding
+    with (
+        whole(path) as temporary,
+        open(temporary, 'w', encoding='utf-8', errors='backslashreplace', newline='') as file,
+    ):
         file.write(text)
 
 
 @contextlib.contextmanager
 def alone(path):
-    """Be the only run that holds a file or folder, until the end. Raises UserError where another one does."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Be the only run that holds a file, made if need be, until the end. Raises UserError where another one does."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)  # NFS locks only what is open for writing
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror}); choose another output_dir') from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f'{path}: another run is at work here; wait for its end, or choose another output_dir'
+            ) from None
+        except OSError as error:  # some file systems have no locks
+            log(f'{path}: cannot be locked ({error.strerror}); let no other run work here')
         yield
-    except BlockingIOError:
-        raise UserError(
-            f'{path}: another run is at work here; wait for its end, or choose another output_dir'
-        ) from None
     finally:
         os.close(descriptor)
 
@@ -227,9 +245,10 @@ class Part:
     def __init__(self, path, fingerprint, worker, workers):
         self.path, self.fingerprint, self.workers = path, fingerprint, workers
         self.name = self._name(worker)
-        done = self._lines(self.name)
-        self.lines = self._lines(f'{self.name}.unfinished') or [] if done is None else done
-        self.is_complete = done is not None
+        done, begun = (self._lines(name) for name in (self.name, f'{self.name}.unfinished'))
+        self.lines, self.is_complete = done or begun or [], done is not None
+        if done is None and begun is None and os.path.exists(f'{self.name}.unfinished'):
+            log(f'{path}: begun with other weights, constants or questions; it is started afresh')
 
     def _name(self, worker):
         return f'{self.path}.{worker}-of-{self.workers}'
@@ -280,8 +299,8 @@ class Part:
             os.remove(name)
 
 
-def fingerprint(*contents):
-    """Return the SHA-256, in hexadecimal, of bytes or arrays."""
+def fingerprint(contents):
+    """Return the SHA-256, in hexadecimal, of all bytes and arrays that `contents` yields."""
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content)

@@ -53,6 +53,7 @@ for _name in 'activations', 'backend', 'callbacks', 'initializers', 'layers', 'm
     sys.modules[f'keras.{_name}'] = getattr(keras, _name)
 
 import bert4keras
+import h5py
 import numpy as np
 from bert4keras.backend import piecewise_linear
 from bert4keras.models import build_transformer_model
@@ -161,7 +162,7 @@ def split(webqa, sogouqa):
 def load_tokenizer(path):
     """Read a BERT vocabulary and simplify it: no ##-pieces of Chinese, no tokens that never occur.
 
-    Returns (tokenizer, keep_tokens, size): a lower-casing bert4keras Tokenizer of the simplified vocabulary, the
+    Returns (tokenizer, keep_tokens, size): WordPieces of the simplified vocabulary, the
     list of its ids in the full one, and the size of the full one. Raises UserError where it is no vocabulary.
     """
     startswith = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
@@ -169,7 +170,25 @@ def load_tokenizer(path):
     if missing:
         raise UserError(f'{path}: lacks {", ".join(missing)}; expected the vocab.txt of a BERT, one token a line')
     token_dict, keep_tokens = load_vocab(path, simplified=True, startswith=startswith)
-    return Tokenizer(token_dict, do_lower_case=True), keep_tokens, len(load_vocab(path))
+    return WordPieces(token_dict), keep_tokens, len(load_vocab(path))
+
+
+class WordPieces(Tokenizer):
+    """bert4keras's lower-casing Tokenizer, which would take minutes over a word of 10,000 letters, or give it up."""
+
+    def __init__(self, token_dict):
+        super().__init__(token_dict, do_lower_case=True)
+        self.longest = max(map(len, token_dict))  # characters of a token
+
+    def _word_piece_tokenize(self, word):
+        tokens, start = [], 0
+        while start < len(word):
+            mark = '##' if start else ''
+            pieces = ((mark + word[start:end], end) for end in range(start + self.longest, start, -1))
+            unknown = mark + word[start], start + 1
+            token, start = next((piece for piece in pieces if piece[0] in self._token_dict), unknown)
+            tokens.append(token)
+        return tokens
 
 
 def unify_separators(passage):
@@ -635,6 +654,7 @@ class Trainer(keras.Model):
             schedule = {warmup_steps: 1.0, **({warmup_steps + decay_steps: 0.0} if decay_steps else {})}
             optimizer.learning_rate = lambda: learning_rate * piecewise_linear(optimizer.iterations, schedule)
         optimizer._create_all_weights(bert.trainable_weights)  # now, or a backup could be read but not written
+        self.stopping = tf.Variable(0.0, trainable=False)  # whether this worker was asked to stop, 0 or 1
         self.compile(optimizer=optimizer)
 
     def losses(self, token_ids, segment_ids, drop=tf.identity):
@@ -646,7 +666,7 @@ class Trainer(keras.Model):
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, self.unilm.logits(x))
 
     def train_step(self, batch):
-        """Make one update; returns its loss."""
+        """Make one update; returns this replica's share of its loss."""
         token_ids, segment_ids = batch['Input-Token'], batch['Input-Segment']
         replica, weights = tf.distribute.get_replica_context(), self.bert.trainable_weights
         total = replica.all_reduce('sum', tf.cast(tf.reduce_sum(segment_ids), tf.float32))
@@ -661,7 +681,7 @@ class Trainer(keras.Model):
                 gradients = [old + new for old, new in zip(gradients, added, strict=True)] if gradients else added
             loss += part_loss
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        return {'loss': replica.all_reduce('sum', loss)}
+        return {'loss': loss, 'stopping': tf.identity(self.stopping)}  # Keras adds up those of all replicas
 
     def dropout(self, place):
         """Return a function that drops the same whenever an update is made; place: int [2], a seed."""
@@ -685,31 +705,42 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, trainer, tokenizer, train_data, evaluate, settings, is_chief):
         super().__init__()
         self.checkpoint = tf.train.Checkpoint(bert=trainer.bert, optimizer=trainer.optimizer)
-        self.tokenizer, self.train_data, self.evaluate, self.bert = tokenizer, train_data, evaluate, trainer.bert
+        self.tokenizer, self.train_data, self.evaluate, self.trainer = tokenizer, train_data, evaluate, trainer
         self.settings, self.is_chief = settings, is_chief
         self.steps = math.ceil(len(train_data) / batch_size)  # of an epoch
         self.state = {'step': 0, 'losses': 0.0, 'best': -math.inf, 'log': []}
-        self.stopping, self.backed_up_at = False, time.monotonic()
+        self.stopping, self.backed_up_at, self.workers = False, time.monotonic(), worker_position()[1]
 
-    def restore(self):
-        """Go back to the newest backup, if there is one. Raises UserError where it is of another run, or damaged."""
-        if not (backups := self.backups()):
-            return
+    def begin(self):
+        """Go back to the newest backup, if there is one. Raises UserError where the workers do not begin alike."""
+        if backups := self.backups():
+            self.restore(backups[-1])
+        if self.workers > 1:
+            strategy = self.trainer.distribute_strategy
+            mine = int(fingerprint([json.dumps([self.state, self.settings]).encode()])[:15], 16)
+            gather = tf.function(lambda: strategy.gather(strategy.run(lambda: tf.constant([mine], tf.int64)), 0))
+            if any(gather().numpy() != mine):
+                raise UserError(
+                    f'{output_dir}: the workers begin with different backups, data or constants; share it among them'
+                )
+
+    def restore(self, backup):
+        """Go back to a backup. Raises UserError where it is of another run, or damaged."""
         afresh = 'start afresh with another output_dir'
         try:
-            saved = json.loads(read_text(os.path.join(backups[-1], 'state.json')))
+            saved = json.loads(read_text(os.path.join(backup, 'state.json')))
             for name, value in self.settings.items():
                 if saved['settings'].get(name) != value:
-                    made = f'{backups[-1]}: made with {name} = {saved["settings"].get(name)!r}, now {value!r}'
+                    made = f'{backup}: made with {name} = {saved["settings"].get(name)!r}, now {value!r}'
                     raise UserError(f'{made}; change that back, or {afresh}')
             self.state = saved['state']
             if self.state['log'] and not os.path.exists(os.path.join(output_dir, 'best_model.weights.h5')):
                 raise UserError(f'{output_dir}: best_model.weights.h5 has gone; put it back, or {afresh}')
-            self.checkpoint.read(os.path.join(backups[-1], 'weights')).expect_partial()
+            self.checkpoint.read(os.path.join(backup, 'weights')).expect_partial()
         except (tf.errors.OpError, LookupError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f'{backups[-1]}: damaged ({first_line(error)}); {afresh}') from None
+            raise UserError(f'{backup}: damaged ({first_line(error)}); {afresh}') from None
         log(
-            f'continuing after update {self.state["step"]} of {self.steps * epochs} from {backups[-1]}; '
+            f'continuing after update {self.state["step"]} of {self.steps * epochs} from {backup}; '
             'to start afresh, choose another output_dir or delete this one'
         )
 
@@ -725,7 +756,7 @@ class Progress(keras.callbacks.Callback):
         path = os.path.join(output_dir, f'backup-{self.state["step"]}-{len(self.state["log"])}')
         if not self.is_chief or os.path.exists(path):
             return
-        if not all(np.isfinite(weight.sum()) for weight in self.bert.get_weights()):
+        if not all(np.isfinite(weight.sum()) for weight in self.trainer.bert.get_weights()):
             raise self.divergence(self.state['step'] - 1, 'after update {} some weights are not finite')
         with whole(path) as folder:
             os.mkdir(folder)
@@ -764,12 +795,19 @@ class Progress(keras.callbacks.Callback):
             raise self.divergence(self.state['step'], f'the loss of update {{}} is {logs["loss"]}')
         self.state['step'] += 1
         self.state['losses'] += float(logs['loss'])
-        if self.stopping or time.monotonic() - self.backed_up_at >= 60 * backup_minutes:
+        agreed = bool(logs.pop('stopping'))
+        self.stopping |= agreed
+        if self.stopping:  # of several workers all must know it, in the next update, to stop after the same one
+            self.trainer.stopping.assign(1.0)
+        stops = self.stopping and (agreed or self.workers == 1)
+        if stops or time.monotonic() - self.backed_up_at >= 60 * backup_minutes:
             self.back_up()
-        self.stop_if_asked()
+        if stops:
+            self.stop_if_asked()
 
     def on_epoch_end(self, epoch, logs=None):
         """Score, keep the weights if they are the best, add a row to the log."""
+        logs.pop('stopping', None)
         logs['loss'] = self.state['losses'] / self.steps
         if self.is_chief:
             self.back_up()
@@ -777,7 +815,7 @@ class Progress(keras.callbacks.Callback):
             quality = logs['val_Final'] if best_by == 'final' else -logs['loss']
             if quality >= self.state['best']:
                 self.state['best'] = quality
-                save_best_weights(self.bert)
+                save_best_weights(self.trainer.bert, self.settings['the BERT'])
         self.state['log'].append({'epoch': epoch + 1, **logs})
         self.state['losses'] = 0.0
         if self.is_chief:
@@ -786,24 +824,34 @@ class Progress(keras.callbacks.Callback):
             self.back_up()
 
 
-def save_best_weights(model):
-    """Write the weights into `output_dir`, all or nothing."""
+def describe_bert(files):
+    """Return a fingerprint of configuration and vocabulary: weights alone show neither heads nor tokens."""
+    return fingerprint(read_text(files[name]).encode() for name in ('config', 'vocabulary'))
+
+
+def save_best_weights(model, bert):
+    """Write the weights into `output_dir`, all or nothing, and which BERT they are of, see `describe_bert`."""
     with whole(os.path.join(output_dir, 'best_model.weights.h5')) as temporary:
         try:
             model.save_weights(temporary)
+            with h5py.File(temporary, 'r+') as file:
+                file.attrs['bert'] = bert
         except RuntimeError as error:  # what h5py makes of a disk that is full
             raise OSError(first_line(error)) from None
 
 
-def load_best_weights(model):
-    """Load the best weights. Raises UserError where there are none or they are another model's."""
+def load_best_weights(model, bert):
+    """Load the best weights. Raises UserError where there are none or they are another BERT's."""
     path = os.path.join(output_dir, 'best_model.weights.h5')
     if not os.path.exists(path):
         raise UserError(f'{path}: no such file; run train first, or give its output_dir')
     try:
+        with h5py.File(path) as file:
+            if file.attrs['bert'] != bert:
+                raise ValueError('bert_config.json or vocab.txt is not the one that it was trained with')
         model.load_weights(path)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        cure = 'use the constants it was trained with; if it is damaged, train in another output_dir'
+        cure = 'use the files and constants it was trained with; if it is damaged, train in another output_dir'
         raise UserError(f'{path}: does not fit this model ({first_line(error)}); {cure}') from None
 
 
@@ -1035,6 +1083,12 @@ def answer_records(reader, data, topk):
             yield record['id'], re.sub('[\x00-\x1f\x85\u2028\u2029]', ' ', next(answers).text)
 
 
+def contents(data, model):
+    """Yield data, as bytes, and weights, one by one: together they are large."""
+    yield from (json.dumps(entry).encode() for entry in data)
+    yield from (weight.numpy() for weight in model.weights)
+
+
 def predict_to_file(reader, data, filename, references=None, worker=0, workers=1):
     """Write `id<TAB>answer` for every record of `data`; what an interrupted run has answered is not answered again.
 
@@ -1042,8 +1096,7 @@ def predict_to_file(reader, data, filename, references=None, worker=0, workers=1
     the others and joins the parts. Returns whether this is the first.
     """
     constants_used = [globals()[name] for name in ('max_p_len', 'max_q_len', 'max_a_len', 'mode', 'topk', 'precision')]
-    weights = [weight.numpy() for weight in reader.model.weights]
-    part = Part(filename, fingerprint(json.dumps([constants_used, data]).encode(), *weights), worker, workers)
+    part = Part(filename, fingerprint(contents([constants_used, *data], reader.model)), worker, workers)
     mine, tally = data[worker::workers], Tally()
     if part.lines:
         log(f'{filename}: {len(part.lines)} of {len(mine)} questions are answered already')
@@ -1101,7 +1154,7 @@ def load_reader():
     require(files['config'], files['vocabulary'])
     tokenizer, keep_tokens, vocabulary_size = load_tokenizer(files['vocabulary'])
     model = build_model(files['config'], '', keep_tokens, vocabulary_size)
-    load_best_weights(model)
+    load_best_weights(model, describe_bert(files))
     return ReadingComprehension(model, tokenizer, mode)
 
 
@@ -1137,7 +1190,7 @@ def train_command(files):
     worker, _ = worker_position()
     strategy = choose_strategy()
     make_output_dir()
-    with contextlib.nullcontext() if worker else alone(output_dir):
+    with contextlib.nullcontext() if worker else alone(os.path.join(output_dir, 'train.lock')):
         train(files, strategy, worker)
 
 
@@ -1153,16 +1206,17 @@ def train(files, strategy, worker):
         log('no checkpoint: BERT starts from random weights')
     reader = ReadingComprehension(model, tokenizer, mode)
     settings = {name: globals()[name] for name in constants if name not in may_differ}
-    settings['the data'] = fingerprint(json.dumps([train_data, valid_data]).encode(), *model.get_weights())
+    settings['the BERT'] = describe_bert(files)
+    settings['the data'] = fingerprint(contents(train_data + valid_data, model))
     sample = functools.partial(evaluate_sample, reader, valid_data, references)
     progress = Progress(trainer, tokenizer, train_data, sample, settings, is_chief=worker == 0)
-    progress.restore()
+    progress.begin()
     if worker == 0:
         write_config(files)
     log(f'{len(train_data)} questions to train on, {len(valid_data)} to validate')
     fit(trainer, strategy, progress)
     if worker == 0:
-        load_best_weights(model)
+        load_best_weights(model, settings['the BERT'])
         score_validation(reader, valid_data, references)
 
 
@@ -1175,7 +1229,8 @@ def fit(trainer, strategy, progress):
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Keras's progress is no result
             if state['step'] and state['step'] == (len(state['log']) + 1) * steps:
-                progress.on_epoch_end(len(state['log']), {})  # interrupted while it was scored
+                # interrupted while it was scored
+                keras.callbacks.CallbackList(callbacks, model=trainer).on_epoch_end(len(state['log']), {})
             while state['step'] < epochs * steps:
                 epoch, position = divmod(state['step'], steps)
                 trainer.fit(
@@ -1188,10 +1243,7 @@ def fit(trainer, strategy, progress):
                     verbose=1 if sys.stderr.isatty() else 2,
                     callbacks=callbacks,
                 )
-    except tf.errors.OpError as error:
-        raise UserError(
-            f'training broke off ({first_line(error)}); run the same command, of all workers, to continue'
-        ) from None
+            progress.stop_if_asked()  # or all of validation would be scored first
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -1285,8 +1337,8 @@ def configure(given):
 
 def main(arguments=None):
     """Run the command line; returns the exit status."""
-    sys.stdout.reconfigure(encoding='utf-8')
-    sys.stderr.reconfigure(encoding='utf-8')
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
+        stream.reconfigure(encoding='utf-8', errors='backslashreplace')  # names of files may be in another encoding
     for number in signal.SIGINT, signal.SIGTERM:
         signal.signal(number, signal.default_int_handler)
     try:
@@ -1302,7 +1354,14 @@ def main(arguments=None):
     except UserError as error:
         log(error)
         return 2
-    except OSError as error:  # whoever read standard output has seen enough, or there is no room for it
+    except tf.errors.OpError as error:
+        log(f'TensorFlow broke off ({first_line(error)}); run the same command, of all workers, to continue')
+        return 2
+    except OSError as error:
+        if error.filename:
+            log(f'{error.filename}: {error.strerror}')
+            return 2
+        # whoever read standard output has seen enough, or there is no room for it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         log(f'standard output: {error.strerror}')
         return 1

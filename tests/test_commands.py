@@ -72,6 +72,7 @@ def test_evaluate_sogou_prints_the_same_score(demo):
 def test_output_folder_holds_what_the_readme_says(demo, script):
     folder, _ = demo
     names = {'best_model.weights.h5', 'random_order.json', 'log.csv', 'predictions.tsv', 'config.json', 'tensorboard'}
+    names.add('train.lock')
     assert {name for name in os.listdir(folder) if not name.startswith('answers_to_')} == {*names, 'backup-504-8'}
     with open(folder / 'log.csv', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
@@ -199,9 +200,10 @@ def test_best_weights_are_kept_by_best_by(script, small, best_by, kept):
     trainer = script.Trainer(model, tokenizer._token_end_id)
     scores = iter(finals)
     script.output_dir = str(small)
-    progress = script.Progress(trainer, tokenizer, [record('a')], lambda _: {'val_Final': next(scores)}, {}, True)
+    settings = {'the BERT': ''}
+    progress = script.Progress(trainer, tokenizer, [record('a')], lambda _: {'val_Final': next(scores)}, settings, True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, 'save_best_weights', lambda model: saved.append(epoch + 1))
+        patch.setattr(script, 'save_best_weights', lambda *_: saved.append(epoch + 1))
         for epoch in range(3):
             progress.state['losses'] = losses[epoch]
             progress.on_epoch_end(epoch, {})
@@ -310,7 +312,7 @@ def test_mistake_is_one_line_that_names_place_and_cure(call, small, mistake, arg
     assert (status, out) == (2, '')
     assert all(part in err.splitlines()[-1] for part in named), err
     assert 'Traceback' not in err
-    assert {path.name for path in set(small.rglob('*')) - set(before)} <= {'output', 'random_order.json'}
+    assert {path.name for path in set(small.rglob('*')) - set(before)} <= {'output', 'random_order.json', 'train.lock'}
 
 
 @pytest.mark.parametrize(
@@ -346,6 +348,46 @@ def test_weights_of_another_model_are_refused(call, small):
     write_json(small / 'bert_config.json', {**config, 'hidden_size': 32})
     status, _, err = call('eval')
     assert status == 2 and 'best_model.weights.h5: does not fit this model' in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('changed', ['num_attention_heads', 'num_hidden_layers', 'hidden_act', 'vocab.txt'])
+def test_weights_of_a_bert_that_would_fit_are_refused_too(call, small, changed):
+    """They would load: some layers are left unused, heads, activation and order of tokens do not show."""
+    assert call('train')[0] == 0
+    if changed == 'vocab.txt':
+        text = (small / 'vocab.txt').read_text(encoding='utf-8')
+        (small / 'vocab.txt').write_text(text.replace('天\n津', '津\n天'), encoding='utf-8')
+    else:
+        config = json.loads((small / 'bert_config.json').read_text(encoding='utf-8'))
+        other = {'num_attention_heads': 4, 'num_hidden_layers': 1, 'hidden_act': 'relu'}[changed]
+        write_json(small / 'bert_config.json', {**config, changed: other})
+    status, out, err = call('eval')
+    assert (status, out) == (2, '') and 'bert_config.json or vocab.txt is not the one' in err.splitlines()[-1]
+    status, out, err = call('train')
+    assert (status, out) == (2, '') and 'made with the BERT = ' in err.splitlines()[-1]
+
+
+def test_failure_of_tensorflow_is_one_line(script, call, monkeypatch):
+    assert call('train')[0] == 0
+
+    def fail(*_):
+        raise script.tf.errors.ResourceExhaustedError(None, None, 'out of memory\nand more')
+
+    monkeypatch.setattr(script.ReadingComprehension, 'beam_search', fail)
+    status, out, err = call('eval')
+    assert (status, out) == (2, '') and 'Traceback' not in err
+    assert err.splitlines()[-1].startswith('TensorFlow broke off (out of memory); run the same command')
+
+
+def test_names_of_files_may_be_in_another_encoding(small):
+    """As those of a Windows archive are: no UTF-8, but a good name."""
+    name = os.fsdecode('数据'.encode('gbk'))
+    shutil.copytree(small, small / name)
+    arguments = [f'--data_dir={small / name}', '--checkpoint_path=', '--epochs=1', '--max_a_len=4']
+    done = run('train', *arguments, f'--output_dir={small / "output"}')
+    assert done.returncode == 0, done.stderr
+    config = json.loads((small / 'output' / 'config.json').read_text(encoding='utf-8'))
+    assert config['constants']['data_dir'] == str(small / name)
 
 
 def test_saved_order_of_other_data_is_refused(call, small):
@@ -445,7 +487,7 @@ def test_full_disk_leaves_the_old_weights(script, small, monkeypatch):
             raise OSError(28, 'No space left on device')
 
     with pytest.raises(script.UserError, match='No space left'):
-        script.save_best_weights(Model())
+        script.save_best_weights(Model(), '')
     assert (small / 'best_model.weights.h5').read_bytes() == b'old'
     assert not list(small.glob('.*'))
 

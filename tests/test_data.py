@@ -280,6 +280,31 @@ def test_tokenizer_lowers_case(script, small):
     assert tokenizer.tokenize('AB犇中') == ['[CLS]', 'ab', '犇', '中', '[SEP]']
 
 
+def test_words_are_cut_as_bert4keras_cuts_them(script, tmp_path):
+    """Version 0.11.5 makes [UNK] of words of over 200 letters, all others are the same."""
+    vocabulary = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', *'abc', 'ab', 'abca', '##a', '##b', '##bc', '##cab', '##中']
+    (tmp_path / 'vocab.txt').write_text('\n'.join(vocabulary), encoding='utf-8')
+    ours, _, _ = script.load_tokenizer(str(tmp_path / 'vocab.txt'))
+    theirs = script.Tokenizer(ours._token_dict, do_lower_case=True)
+    for length in range(1, 8):
+        for word in map(''.join, itertools.product('abcé', repeat=length)):
+            assert ours._word_piece_tokenize(word) == theirs._word_piece_tokenize(word), word
+
+
+def test_long_word_is_cut_in_time_that_grows_with_its_length(script, small):
+    """Pages hold addresses and encoded pictures of 100,000 letters."""
+
+    class Counted(dict):
+        def __contains__(self, token):
+            lookups.append(token)
+            return super().__contains__(token)
+
+    tokenizer, _, _ = script.load_tokenizer(str(small / 'vocab.txt'))
+    tokenizer._token_dict, lookups = Counted(tokenizer._token_dict), []
+    assert len(tokenizer.tokenize('abz' * 1000)) > 2000
+    assert len(lookups) <= 3000 * tokenizer.longest
+
+
 @pytest.mark.parametrize('lacking', ['[PAD]', '[UNK]', '[CLS]', '[SEP]'])
 def test_vocabulary_without_a_special_token_is_refused(script, tmp_path, lacking):
     path = tmp_path / 'vocab.txt'

@@ -210,6 +210,23 @@ def test_dataset_instead_of_official_answers(files):
     assert result(files / 'predictions', '--dataset', files / 'dataset.json') == expected
 
 
+def test_output_goes_to_what_a_link_stands_for(files):
+    (files / 'output').write_text('earlier', encoding='utf-8')
+    (files / 'link').symlink_to('output')
+    result(files / 'predictions', files / 'link', '--answers', files / 'answers')
+    assert (files / 'link').is_symlink() and len((files / 'output').read_text(encoding='utf-8').splitlines()) == 3
+
+
+def test_output_may_be_a_pipe(files):
+    """Or a device, /dev/null say: it must not be replaced by a file."""
+    os.mkfifo(files / 'pipe')
+    reader = os.open(files / 'pipe', os.O_RDONLY | os.O_NONBLOCK)
+    result(files / 'predictions', files / 'pipe', '--answers', files / 'answers')
+    assert len(os.read(reader, 10000).decode().splitlines()) == 3
+    os.close(reader)
+    assert (files / 'pipe').is_fifo()
+
+
 # -------------------------------------------------------------------------------------------------- bad input
 
 

@@ -1,6 +1,9 @@
 """Training and reading, whatever interrupts them: kills, signals, a full disk, several devices and workers."""
 
 import contextlib
+import csv
+import errno
+import fcntl
 import functools
 import itertools
 import json
@@ -248,6 +251,35 @@ def test_training_cut_off_after_a_step_ends_as_if_it_had_not_been(
     status, last_line, err = train(tmp_path / 'output')
     assert status == 0 and 'continuing after update' in err
     assert results(tmp_path / 'output', last_line) == undisturbed.results
+    assert scored_epochs(script, tmp_path / 'output') == {0, 1, 2, 3}
+
+
+def scored_epochs(script, output):
+    """The epochs whose Final TensorBoard shows."""
+    records = [
+        script.tf.compat.v1.Event.FromString(record)
+        for path in (output / 'tensorboard').rglob('events*')
+        for record in script.tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    ]
+    return {event.step for event in records if any('Final' in value.tag for value in event.summary.value)}
+
+
+def test_signal_while_the_last_epoch_is_scored_is_heard(script, train, undisturbed, tmp_path, monkeypatch):
+    """The score of all validation questions, which takes hours, is left to the next run."""
+    output, original = tmp_path / 'output', script.save_best_weights
+
+    def interrupted(*arguments):
+        original(*arguments)
+        if list(output.glob('backup-48-*')):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, 'save_best_weights', interrupted)
+        status, last_line, err = train(output)
+    assert (status, last_line) == (130, []) and 'stopped after update 48' in err.splitlines()[-1]
+    assert not (output / 'predictions.tsv').exists()
+    status, last_line, _ = train(output)
+    assert status == 0 and results(output, last_line) == undisturbed.results
 
 
 def test_signal_backs_up_and_says_how_to_continue(study, undisturbed, tmp_path):
@@ -294,14 +326,14 @@ def test_loss_that_is_not_finite_names_update_and_records(script, train, tmp_pat
     kept = {name: (output / name).read_bytes() for name in RESULTS}
     drawn = []
 
-    def restore(progress, restore=script.Progress.restore):
-        restore(progress)
-        progress.bert.weights[0].assign(progress.bert.weights[0] * np.nan)
+    def begin(progress, begin=script.Progress.begin):
+        begin(progress)
+        progress.trainer.bert.weights[0].assign(progress.trainer.bert.weights[0] * np.nan)
         first = script.draw_window(progress.train_data, progress.tokenizer, 1, 0)[0]
         drawn.extend(progress.train_data[i]['id'] for i, *_ in first)
 
     with monkeypatch.context() as patch:
-        patch.setattr(script.Progress, 'restore', restore)
+        patch.setattr(script.Progress, 'begin', begin)
         status, last_line, err = train(output)
     assert (status, last_line) == (2, []) and 'Traceback' not in err
     cure = 'lower learning_rate and choose another output_dir'
@@ -356,9 +388,9 @@ def test_best_weights_that_have_gone_are_missed_at_once(train, undisturbed, tmp_
     assert status == 2 and 'best_model.weights.h5 has gone' in err.splitlines()[-1]
 
 
-def test_second_run_in_a_folder_is_refused(script, train, undisturbed, tmp_path):
+def test_second_run_in_a_folder_is_refused(script, train, undisturbed, tmp_path, capsys):
     output = shutil.copytree(undisturbed.output, tmp_path / 'output')
-    with script.alone(str(output)):
+    with script.alone(str(output / 'train.lock')):
         status, _, err = train(output)
     assert status == 2 and 'another run is at work here' in err.splitlines()[-1]
     part = script.Part(str(output / 'some.tsv'), 'fingerprint', 0, 1)
@@ -376,8 +408,39 @@ def test_second_run_in_a_folder_is_refused(script, train, undisturbed, tmp_path)
 
     first.write(lines())
     first.join()
-    assert 'another run' in refused[0]
+    assert 'another run' in refused[0] and not capsys.readouterr().err
     assert (output / 'other.tsv').read_text(encoding='utf-8') == 'a\t北\nb\t京\n'
+
+
+@pytest.mark.parametrize('number', [errno.EBADF, errno.ENOLCK])
+def test_lock_works_on_network_file_systems(script, tmp_path, monkeypatch, capsys, number):
+    """NFS refuses to lock what is not open for writing; others refuse altogether, which is no reason not to work."""
+
+    def flock(descriptor, _):
+        mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+        if number != errno.EBADF or mode == os.O_RDONLY:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    with script.alone(str(tmp_path / 'train.lock')):
+        pass
+    part = script.Part(str(tmp_path / 'some.tsv'), 'fingerprint', 0, 1)
+    part.write(iter(['a\t北']))
+    assert capsys.readouterr().err.count('let no other run work here') == (2 if number == errno.ENOLCK else 0)
+
+
+def test_lock_leaves_the_errors_of_what_it_guards_alone(script, tmp_path):
+    with pytest.raises(BlockingIOError), script.alone(str(tmp_path / 'train.lock')):
+        raise BlockingIOError
+
+
+def test_part_of_other_questions_is_started_afresh_and_says_so(script, tmp_path, capsys):
+    (tmp_path / 'some.tsv.0-of-1.unfinished').write_text('other fingerprint\na\t北京\n', encoding='utf-8')
+    part = script.Part(str(tmp_path / 'some.tsv'), 'fingerprint', 0, 1)
+    assert part.lines == [] and 'some.tsv: begun with other weights, constants' in capsys.readouterr().err
+    part.write(iter([]))
+    script.Part(str(tmp_path / 'some.tsv'), 'fingerprint', 0, 1).join()
+    assert (tmp_path / 'some.tsv').read_bytes() == b'' and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize('cut', range(1, 9))
@@ -504,6 +567,24 @@ def test_gradient_written_by_hand_is_the_automatic_one(script, name):
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
 
 
+def test_padding_adds_nothing_to_the_gradient_of_packing(script):
+    """What was unpacked did not look at it, although a gather fills it with something."""
+    tf, heads, size = script.tf, 2, 5
+    rows, columns = np.array([0, 0, 1, 1, 1, 2], np.int32), np.array([0, 1, 0, 1, 2, 0], np.int32)
+    packed = np.random.default_rng(0).normal(size=[6, heads * size]).astype(np.float32)
+    padded = np.zeros([3, heads, 4, size], np.float32)
+    padded[rows, :, columns] = packed.reshape([6, heads, size])
+    pad, unpad = script.packing(rows, columns, [3, heads, 4])
+    for function, x, weights in (unpad, padded, packed), (pad, packed, padded):
+        x = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+            loss = tf.reduce_sum(weights * y)
+        np.testing.assert_array_equal(np.where(weights == 0, 0, y), weights)
+        np.testing.assert_array_equal(tape.gradient(loss, x), x)
+
+
 def drawn(script, data, tokenizer, **arguments):
     """All batches of `training_dataset`: for each its rows, (token ids, segment ids) without padding."""
     batches = []
@@ -568,7 +649,7 @@ def test_learning_rate_rises_and_falls(script, study, tmp_path):
         model, tokenizer = build_small_model(script, study)
         trainer = script.Trainer(model, tokenizer._token_end_id)
         progress = script.Progress(trainer, tokenizer, [], None, {}, is_chief=True)
-        progress.restore()
+        progress.begin()
         weight = model.trainable_weights[0]
         moves = []
 
@@ -670,6 +751,14 @@ task.Progress.on_train_batch_end = slowly
 """
 
 
+WITHOUT_END = """
+def evaluate_sample(*_):
+    task.log('without end')
+    task.time.sleep(600)
+task.evaluate_sample = evaluate_sample
+"""
+
+
 def free_ports():
     """Two ports of 127.0.0.1 that nobody listens on."""
     with socket.create_server(('127.0.0.1', 0)) as one, socket.create_server(('127.0.0.1', 0)) as other:
@@ -702,10 +791,17 @@ def without_dropout(study, tmp_path_factory):
 
 def test_two_devices_learn_what_one_does(without_dropout, tmp_path):
     """A batch of each epoch has a single row, so one of them has nothing to do."""
-    _, arguments, weights = without_dropout
+    output, arguments, weights = without_dropout
     changes = TWO_DEVICES + keep_weights(tmp_path / 'weights.npz')
     Process(tmp_path, 'train', *arguments, f'--output_dir={tmp_path / "output"}', changes=changes).end()
     assert distance(weights, tmp_path / 'weights.npz') <= 1e-5
+    np.testing.assert_allclose(losses(tmp_path / 'output'), losses(output), rtol=1e-4)
+
+
+def losses(output):
+    """The loss of each epoch."""
+    with open(output / 'log.csv', encoding='utf-8') as file:
+        return [float(row['loss']) for row in csv.DictReader(file)]
 
 
 def test_two_workers_learn_what_one_does_and_only_the_first_writes(without_dropout, tmp_path):
@@ -716,6 +812,35 @@ def test_two_workers_learn_what_one_does_and_only_the_first_writes(without_dropo
     assert distance(weights, kept[0]) <= 1e-5 and distance(*kept) == 0
     assert set(os.listdir(outputs[0])) == set(os.listdir(output)) and os.listdir(outputs[1]) == []
     assert last_lines[0] and not last_lines[1]
+    np.testing.assert_allclose(losses(outputs[0]), losses(output), rtol=1e-4)
+
+
+def test_workers_that_do_not_begin_alike_are_refused(without_dropout, tmp_path):
+    """One that does not share the output folder would go on from the start, with what the others learnt."""
+    output, arguments, _ = without_dropout
+    outputs = [shutil.copytree(output, tmp_path / 'output'), tmp_path / 'not_shared']
+    for worker in two_workers(tmp_path, [*arguments, '--epochs=3'], outputs=outputs):
+        assert worker.end(2) == [] and 'Traceback' not in worker.said()
+        assert 'the workers begin with different backups, data or constants' in worker.said().splitlines()[-1]
+
+
+@pytest.mark.parametrize('asked', [0, 1])
+def test_signal_to_one_worker_stops_all_after_the_same_update(without_dropout, tmp_path, asked):
+    """A scheduler's warning does not reach all at once; the first one must still be there to back up."""
+    _, arguments, weights = without_dropout
+    kept = [tmp_path / f'{k}.npz' for k in range(2)]
+    workers = two_workers(tmp_path, [*arguments, '--backup_minutes=10'], [SLOWLY, SLOWLY])
+    workers[0].wait_for('Epoch 2/')
+    workers[asked].process.send_signal(signal.SIGTERM)
+    for worker in workers:
+        worker.end(130)
+    [stopped] = {re.search(r'stopped after update (\d+);', worker.said())[1] for worker in workers}
+    assert list((tmp_path / 'output').glob(f'backup-{stopped}-1'))
+    workers = two_workers(tmp_path, [*arguments, '--backup_minutes=10'], list(map(keep_weights, kept)))
+    for worker in workers:
+        worker.end()
+        assert f'continuing after update {stopped} of' in worker.said()
+    assert distance(weights, kept[0]) <= 1e-5
 
 
 def test_first_of_two_workers_scores_alone_in_bfloat16(without_dropout, tmp_path):
@@ -725,20 +850,25 @@ def test_first_of_two_workers_scores_alone_in_bfloat16(without_dropout, tmp_path
         worker.end(timeout=100)
 
 
-@pytest.mark.parametrize('victim', [0, 1])
-def test_worker_whose_fellow_was_killed_ends_and_both_can_be_restarted(without_dropout, tmp_path, victim):
-    """TensorFlow notices the broken connection within seconds."""
+@pytest.mark.parametrize(
+    ('victim', 'moment', 'changes'),
+    [(0, 'Epoch 2/', ['', SLOWLY]), (1, 'Epoch 2/', ['', SLOWLY]), (0, 'without end', [WITHOUT_END, ''])],
+)
+def test_worker_whose_fellow_was_killed_ends_and_both_can_be_restarted(
+    without_dropout, tmp_path, victim, moment, changes
+):
+    """TensorFlow notices the broken connection within seconds, also while the other waits for the first one's score."""
     _, arguments, weights = without_dropout
     kept = [tmp_path / f'{k}.npz' for k in range(2)]
-    workers = two_workers(tmp_path, arguments, ['', SLOWLY])
-    workers[0].wait_for('Epoch 2/')
+    workers = two_workers(tmp_path, arguments, changes)
+    workers[0].wait_for(moment)
     workers[victim].process.kill()
     workers[victim].process.wait()
     other = workers[1 - victim]
     other.end(2, timeout=60)
     assert 'Traceback' not in other.said()
     assert re.fullmatch(
-        r'training broke off \(Collective ops is aborted by: .*\); run the same command, of all workers, to continue',
+        r'TensorFlow broke off \(Collective ops is aborted by: .*\); run the same command, of all workers, to continue',
         other.said().strip().splitlines()[-1],
     )
     workers = two_workers(tmp_path, arguments, list(map(keep_weights, kept)))
