@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -427,6 +428,21 @@ def test_lock_works_on_network_file_systems(script, tmp_path, monkeypatch, capsy
     part = script.Part(str(tmp_path / 'some.tsv'), 'fingerprint', 0, 1)
     part.write(iter(['a\t北']))
     assert capsys.readouterr().err.count('let no other run work here') == (2 if number == errno.ENOLCK else 0)
+
+
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOSPC])
+def test_folder_that_cannot_be_synced_is_no_full_disk(script, tmp_path, monkeypatch, number):
+    """Some file systems sync files only."""
+    sync = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    with contextlib.nullcontext() if number == errno.EINVAL else pytest.raises(script.UserError, match='No space'):
+        script.write_text(str(tmp_path / 'some.txt'), 'text')
 
 
 def test_lock_leaves_the_errors_of_what_it_guards_alone(script, tmp_path):
