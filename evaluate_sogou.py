@@ -148,10 +148,10 @@ class Tally:
 
 
 def read_text(path):
-    """Return the whole of a UTF-8 file. Raises UserError where it is missing, unreadable or not UTF-8."""
+    """Return a UTF-8 file without byte order mark. Raises UserError where it is missing, unreadable or not UTF-8."""
     try:
         with open(path, encoding='utf-8', newline='') as file:
-            return file.read()
+            return file.read().removeprefix('\ufeff')  # Windows editors begin a file with it
     except FileNotFoundError:
         raise UserError(f'{path}: no such file') from None
     except UnicodeDecodeError as error:
@@ -383,12 +383,12 @@ def load_questions(path, labelled=True):
     Records that lack an id, a question or passages are kept, see `defects`, and named in one line. Unless
     `labelled`, a passage may lack its answer, which becomes ''. Raises UserError for anything else.
     """
-    text = read_text(path).removeprefix('\ufeff')  # Windows editors begin a file with it
+    text = read_text(path)
     try:
         records = json.loads(text)
     except json.JSONDecodeError as error:
         place = f'line {error.lineno}, column {error.colno}'
-        cure = 'download it again, see data/README.md' if labelled else 'mend it there'
+        cure = 'download it again, see data/README.md' if labelled else 'expected the format of data/README.md'
         raise UserError(f'{path}: not JSON at {place} ({error.msg}); {cure}') from None
     except (RecursionError, ValueError):
         raise UserError(f'{path}: nested too deeply, or a number too long; expected a list of records') from None
@@ -406,8 +406,9 @@ def load_questions(path, labelled=True):
     named = [f'{i} (no {", no ".join(defects(record))})' for i, record in enumerate(records, 1) if defects(record)]
     if named:
         first = f'record {", ".join(named[:10])}{", ..." if len(named) > 10 else ""}'
-        cut_off = '; the file looks cut off' if defects(records[-1]) else ''
-        log(f'{path}: {len(named)} of {len(records)} records lack something and cannot be used: {first}{cut_off}')
+        cut_off = '; the file looks cut off' if defects(records[-1]) and len(named) < len(records) else ''
+        use = 'used' if labelled else 'answered'
+        log(f'{path}: {len(named)} of {len(records)} records lack something and cannot be {use}: {first}{cut_off}')
     return records
 
 
@@ -431,7 +432,8 @@ def _check_record(record, place, labelled):
         raise UserError(f'{place}: "passages" is {_kind(passages)}; expected a list')
     for number, passage in enumerate(passages or [], 1):
         if not isinstance(passage, dict):
-            raise UserError(f'{place}: passage {number} is {_kind(passage)}; expected {{"passage", "answer"}}')
+            expected = '{"passage", "answer"}' if labelled else '{"passage"}'
+            raise UserError(f'{place}: passage {number} is {_kind(passage)}; expected {expected}')
         if not labelled:
             passage['answer'] = passage.get('answer') or ''
         for name in ('passage', 'answer'):
@@ -469,12 +471,16 @@ def evaluate(predictions, references, output=None):
     tally, rows = Tally(), []
     for number, (question_id, answer) in read_lines(predictions, 2, 'id<TAB>answer'):
         if question_id not in references:
-            raise UserError(f'{predictions}: line {number} has the unknown id {question_id!r}')
+            raise UserError(
+                f'{predictions}: line {number} has the unknown id {question_id!r}; give the answers to these questions'
+            )
         score = tally.add(answer, references[question_id])
         variant = str(score.variant).translate(dict.fromkeys(map(ord, '\t\r\n'), ' '))
         values = f'{score.correct:d}\t{score.f1:f}\t{score.precision:f}\t{score.recall:f}'
         rows.append(f'{question_id}\t{answer.strip(ASCII_WHITE_SPACE)}\t{values}\t{variant}\n')
     if output:
+        if os.path.exists(output) and os.path.samefile(predictions, output):
+            raise UserError(f'{output}: holds the predictions themselves; give another OUTPUT')
         write_text(output, ''.join(rows))
     return tally.result()
 
@@ -505,9 +511,13 @@ def main(arguments=None):
             references = load_official_answers(options.answers)
         result = evaluate(options.predictions, references, options.output)
         print(json.dumps(result, ensure_ascii=False), flush=True)
-    except (UserError, OSError) as error:  # OSError: standard output cannot be written
-        print(error, file=sys.stderr)
+    except UserError as error:
+        log(error)
         return 2
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        log(f'standard output: {error.strerror}')
+        return 1
     return 0
 
 

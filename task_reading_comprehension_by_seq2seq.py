@@ -95,7 +95,10 @@ precision = 'float32'       # of products, 'float32', exact; 'bfloat16', faster 
 constants = [name for name, value in globals().items() if not name.startswith('_') and type(value) in (int, float, str)]
 # {constant: (its value above, the one for the demo's tiny model as long as it has that value)}
 demo_constants = {'batch_size': (32, 64), 'learning_rate': (1e-5, 3e-4)}
-may_differ = {'output_dir', 'epochs', 'backup_minutes', 'data_dir', 'config_path', 'checkpoint_path', 'dict_path'}
+may_differ = {
+    'epochs', 'backup_minutes', 'accumulate_steps', 'output_dir', 'data_dir', 'config_path', 'checkpoint_path',
+    'dict_path',
+}  # fmt: skip
 window = 64  # batches that are sorted by length together
 file_names = {
     'webqa': 'WebQA.json', 'sogouqa': 'SogouQA.json', 'config': 'bert_config.json', 'checkpoint': 'bert_model.ckpt',
@@ -169,8 +172,9 @@ def load_tokenizer(path):
     missing = [token for token in startswith if token not in read_text(path).splitlines()]
     if missing:
         raise UserError(f'{path}: lacks {", ".join(missing)}; expected the vocab.txt of a BERT, one token a line')
-    token_dict, keep_tokens = load_vocab(path, simplified=True, startswith=startswith)
-    return WordPieces(token_dict), keep_tokens, len(load_vocab(path))
+    encoding = 'utf-8-sig'  # as `read_text`
+    token_dict, keep_tokens = load_vocab(path, encoding, simplified=True, startswith=startswith)
+    return WordPieces(token_dict), keep_tokens, len(load_vocab(path, encoding))
 
 
 class WordPieces(Tokenizer):
@@ -290,8 +294,8 @@ def build_model(config, checkpoint, keep_tokens, vocabulary_size):
         stddev = float(sizes.get('initializer_range', 0.02))
         with warnings.catch_warnings():  # of initial weights that come out alike; they are drawn anew below
             warnings.simplefilter('ignore')
-            options = {'application': 'unilm', 'keep_tokens': keep_tokens, 'return_keras_model': False}
-            transformer = build_transformer_model(config, model='bert', **options)
+            options = {'model': 'bert', 'application': 'unilm', 'keep_tokens': keep_tokens, 'return_keras_model': False}
+            transformer = build_transformer_model(**{**sizes, **options})
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         raise UserError(f'{config}: not a BERT configuration ({type(error).__name__}: {first_line(error)})') from None
     if checkpoint:
@@ -718,7 +722,8 @@ class Progress(keras.callbacks.Callback):
         if self.workers > 1:
             strategy = self.trainer.distribute_strategy
             mine = int(fingerprint([json.dumps([self.state, self.settings]).encode()])[:15], 16)
-            gather = tf.function(lambda: strategy.gather(strategy.run(lambda: tf.constant([mine], tf.int64)), 0))
+            replica = functools.partial(tf.constant, [mine], tf.int64)
+            gather = tf.function(lambda: strategy.gather(strategy.run(replica), 0), autograph=False)
             if any(gather().numpy() != mine):
                 raise UserError(
                     f'{output_dir}: the workers begin with different backups, data or constants; share it among them'
@@ -1289,7 +1294,8 @@ def parse_command_line(arguments):
     given = vars(options)
     command, questions = given.pop('command'), given.pop('questions')
     if (command == 'predict') == (questions is None) or (unknown and not unknown[0].startswith('-')):
-        raise UserError('predict takes one file of questions, train and eval take none; see --help')
+        surplus = ''.join(f'{argument}: ' for argument in [*filter(None, [questions]), *unknown][-1:])
+        raise UserError(f'{surplus}predict takes one file of questions, train and eval take none; see --help')
     if unknown:
         name = unknown[0].removeprefix('--').partition('=')[0]
         nearest = difflib.get_close_matches(name, constants, 1, 0)[0]

@@ -291,7 +291,7 @@ def changed_record(**changes):
         (None, ['--mode=free'], ["mode = 'free': expected 'extractive' or 'generative'"]),
         (None, ['--top_k=2'], ['--top_k=2: unknown', '--topk=']),
         (None, ['--seed'], ['--seed: expected one argument']),
-        (None, ['more.json'], ['train and eval take none']),
+        (None, ['more.json'], ['more.json: ', 'train and eval take none']),
         (None, ['more.json', 'files.json'], ['predict takes one file of questions']),
         (
             change(
@@ -377,6 +377,24 @@ def test_failure_of_tensorflow_is_one_line(script, call, monkeypatch):
     status, out, err = call('eval')
     assert (status, out) == (2, '') and 'Traceback' not in err
     assert err.splitlines()[-1].startswith('TensorFlow broke off (out of memory); run the same command')
+
+
+def test_training_in_more_parts_is_continued(call):
+    """It is the cure where memory ran out, perhaps after the first backup."""
+    assert call('train')[0] == 0
+    status, _, err = call('train', '--accumulate_steps=2')
+    assert status == 0 and 'continuing after update' in err
+
+
+def test_files_may_begin_with_a_byte_order_mark(call, small):
+    assert call('train')[0] == 0
+    (small / 'qid_answer_expand').write_text(''.join(f'S{i}\t北京\t北京\n' for i in range(6)), encoding='utf-8')
+    for path in small.iterdir():
+        if path.is_file():
+            path.write_text('\ufeff' + path.read_text(encoding='utf-8'), encoding='utf-8')
+    status, out, err = call('train', f'--output_dir={small / "other"}')
+    assert status == 0, err
+    assert last_line(out)['total'] == 2
 
 
 def test_names_of_files_may_be_in_another_encoding(small):

@@ -95,6 +95,13 @@ def test_incomplete_records_are_named_once_in_one_line(script, small, capsys):
     assert line.endswith('record 2 (no question), 3 (no passages), 4 (no id, no question, no passages)' + CUT_OFF)
 
 
+def test_file_of_records_that_all_lack_something_is_not_cut_off(script, small, capsys):
+    """A file for predict in another format, say."""
+    (small / 'some.json').write_text('[{"id": "a", "question": "谁"}]', encoding='utf-8')
+    script.load_questions(small / 'some.json', labelled=False)
+    assert capsys.readouterr().err.endswith('lack something and cannot be answered: record 1 (no passages)\n')
+
+
 def test_complete_files_are_read_in_silence(script, small, capsys):
     script.load_questions(small / 'WebQA.json')
     assert capsys.readouterr() == ('', '')

@@ -210,6 +210,23 @@ def test_dataset_instead_of_official_answers(files):
     assert result(files / 'predictions', '--dataset', files / 'dataset.json') == expected
 
 
+def test_output_is_not_written_over_the_predictions(files):
+    before = listing(files)
+    (files / 'link').symlink_to('predictions')
+    line = failure(files / 'predictions', files / 'link', '--answers', files / 'answers')
+    assert 'holds the predictions themselves' in line
+    (files / 'link').unlink()
+    assert listing(files) == before
+
+
+def test_byte_order_mark_is_no_part_of_the_first_id(files):
+    """Windows editors put one before every file that they save as UTF-8."""
+    expected = result(files / 'predictions', '--answers', files / 'answers')
+    for name in 'predictions', 'answers':
+        (files / name).write_text('\ufeff' + (files / name).read_text(encoding='utf-8'), encoding='utf-8')
+    assert result(files / 'predictions', '--answers', files / 'answers') == expected
+
+
 def test_output_goes_to_what_a_link_stands_for(files):
     (files / 'output').write_text('earlier', encoding='utf-8')
     (files / 'link').symlink_to('output')
@@ -225,6 +242,20 @@ def test_output_may_be_a_pipe(files):
     assert len(os.read(reader, 10000).decode().splitlines()) == 3
     os.close(reader)
     assert (files / 'pipe').is_fifo()
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='only Linux has a device that is always full')
+def test_standard_output_without_room(files):
+    command = [
+        sys.executable,
+        os.path.join(ROOT, 'evaluate_sogou.py'),
+        files / 'predictions',
+        '--answers',
+        files / 'answers',
+    ]
+    with open('/dev/full', 'w', encoding='utf-8') as full:
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, encoding='utf-8', check=False)
+    assert (process.returncode, process.stderr) == (1, 'standard output: No space left on device\n')
 
 
 # -------------------------------------------------------------------------------------------------- bad input
