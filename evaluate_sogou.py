@@ -167,7 +167,7 @@ def whole(path):
     Yields the other name. Raises UserError where it cannot be written.
     """
     target = os.path.realpath(path)  # a link stays one
-    temporary = os.path.join(os.path.dirname(target), f'.unfinished.{os.path.basename(target)}')
+    temporary = os.path.join(os.path.dirname(target), f'.unfinished.{os.path.basename(path)}')
     try:
         if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
             yield path  # a device or a pipe, which nothing can take the place of
@@ -218,7 +218,7 @@ def write_text(path, text):
 def alone(path):
     """Be the only run that holds a file, made if need be, until the end. Raises UserError where another one does."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)  # NFS locks only what is open for writing
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks only what is open for writing
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror}); choose another output_dir') from None
     try:
@@ -271,7 +271,9 @@ class Part:
             return
         unfinished = f'{self.name}.unfinished'
         try:
-            with open(unfinished, 'a', encoding='utf-8', newline='') as file, alone(unfinished):
+            with alone(unfinished), open(unfinished, 'a', encoding='utf-8', newline='') as file:
+                if (self._lines(unfinished) or []) != self.lines:
+                    raise UserError(f'{self.path}: another run has been at work here; run again')
                 kept = ''.join(f'{line}\n' for line in (self.fingerprint, *self.lines))
                 file.truncate(len(kept.encode()) if self.lines else 0)
                 file.write('' if self.lines else kept)

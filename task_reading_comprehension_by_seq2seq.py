@@ -25,6 +25,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import typing
 import unicodedata
@@ -92,7 +93,9 @@ topk = 1                    # beam width
 precision = 'float32'       # of products, 'float32', exact; 'bfloat16', faster where the hardware has it
 # fmt: on
 # ------------------------------------------------------------------------------------------------- the end
-constants = [name for name, value in globals().items() if not name.startswith('_') and type(value) in (int, float, str)]
+constants = [
+    name for name, value in globals().items() if not (name[0] == '_' or callable(value) or type(value) is type(os))
+]
 # {constant: (its value above, the one for the demo's tiny model as long as it has that value)}
 demo_constants = {'batch_size': (32, 64), 'learning_rate': (1e-5, 3e-4)}
 may_differ = {
@@ -178,7 +181,7 @@ def load_tokenizer(path):
 
 
 class WordPieces(Tokenizer):
-    """bert4keras's lower-casing Tokenizer, which would take minutes over a word of 10,000 letters, or give it up."""
+    """bert4keras's lower-casing Tokenizer, by the rule of 0.8.1, which takes minutes over a word of 10,000 letters."""
 
     def __init__(self, token_dict):
         super().__init__(token_dict, do_lower_case=True)
@@ -188,7 +191,7 @@ class WordPieces(Tokenizer):
         tokens, start = [], 0
         while start < len(word):
             mark = '##' if start else ''
-            pieces = ((mark + word[start:end], end) for end in range(start + self.longest, start, -1))
+            pieces = ((mark + word[start:end], end) for end in range(min(start + self.longest, len(word)), start, -1))
             unknown = mark + word[start], start + 1
             token, start = next((piece for piece in pieces if piece[0] in self._token_dict), unknown)
             tokens.append(token)
@@ -313,21 +316,32 @@ def load_checkpoint(transformer, checkpoint, vocabulary_size):
     Raises UserError that names the variable that is missing or does not fit, or the two vocabulary sizes.
     """
     try:
-        for name in 'bert/embeddings/word_embeddings', 'cls/predictions/output_bias':
-            size = tf.train.load_variable(checkpoint, name).shape[0]
-            if size != vocabulary_size:
-                raise UserError(f'{checkpoint}: made for {size} tokens, but the vocabulary has {vocabulary_size}')
-        for layer, names in transformer.variable_mapping().items():
-            if layer in transformer.layers:
-                for weight, name in zip(transformer.layers[layer].trainable_weights, names, strict=True):
-                    value = transformer.load_variable(checkpoint, name)
+        with plainly_named(checkpoint) as path:
+            for name in 'bert/embeddings/word_embeddings', 'cls/predictions/output_bias':
+                size = tf.train.load_variable(path, name).shape[0]
+                if size != vocabulary_size:
+                    raise UserError(f'{checkpoint}: made for {size} tokens, but the vocabulary has {vocabulary_size}')
+            for layer, names in transformer.variable_mapping().items():
+                weights = transformer.layers[layer].trainable_weights if layer in transformer.layers else []
+                for weight, name in zip(weights, names, strict=bool(weights)):
+                    value = transformer.load_variable(path, name)
                     if value.shape != weight.shape:
-                        raise UserError(
-                            f'{checkpoint}: {name} is {value.shape}, but bert_config.json means {weight.shape}'
-                        )
+                        fit = f'{name} is {value.shape}, but bert_config.json means {weight.shape}'
+                        raise UserError(f'{checkpoint}: {fit}')
                     weight.assign(value)
     except (tf.errors.OpError, ValueError, IndexError) as error:  # names the variable if one is missing
         raise UserError(f'{checkpoint}: no BERT with its masked language model ({first_line(error)})') from None
+
+
+@contextlib.contextmanager
+def plainly_named(checkpoint):
+    """Yield a path of a checkpoint without brackets and backslashes, which TensorFlow takes for a pattern."""
+    with tempfile.TemporaryDirectory() as folder:
+        if set(checkpoint) & set('[]\\'):
+            link = os.path.join(folder, 'link')
+            os.symlink(os.path.abspath(os.path.dirname(checkpoint)), link)
+            checkpoint = os.path.join(link, os.path.basename(checkpoint))
+        yield checkpoint
 
 
 def first_line(error):
@@ -741,7 +755,8 @@ class Progress(keras.callbacks.Callback):
             self.state = saved['state']
             if self.state['log'] and not os.path.exists(os.path.join(output_dir, 'best_model.weights.h5')):
                 raise UserError(f'{output_dir}: best_model.weights.h5 has gone; put it back, or {afresh}')
-            self.checkpoint.read(os.path.join(backup, 'weights')).expect_partial()
+            with plainly_named(os.path.join(backup, 'weights')) as path:
+                self.checkpoint.read(path).expect_partial()
         except (tf.errors.OpError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f'{backup}: damaged ({first_line(error)}); {afresh}') from None
         log(
@@ -831,13 +846,17 @@ class Progress(keras.callbacks.Callback):
 
 def describe_bert(files):
     """Return a fingerprint of configuration and vocabulary: weights alone show neither heads nor tokens."""
-    return fingerprint(read_text(files[name]).encode() for name in ('config', 'vocabulary'))
+    config = json.dumps(json.loads(read_text(files['config'])), sort_keys=True)
+    return fingerprint([config.encode(), '\n'.join(read_text(files['vocabulary']).split()).encode()])
 
 
 def save_best_weights(model, bert):
     """Write the weights into `output_dir`, all or nothing, and which BERT they are of, see `describe_bert`."""
     with whole(os.path.join(output_dir, 'best_model.weights.h5')) as temporary:
         try:
+            if hasattr(os, 'posix_fallocate'):  # HDF5 may crash where the disk is nearly full; macOS has no such call
+                with open(temporary, 'wb') as file:
+                    os.posix_fallocate(file.fileno(), 0, 4 * model.count_params() + 2**12 * (4 + len(model.weights)))
             model.save_weights(temporary)
             with h5py.File(temporary, 'r+') as file:
                 file.attrs['bert'] = bert
@@ -852,7 +871,7 @@ def load_best_weights(model, bert):
         raise UserError(f'{path}: no such file; run train first, or give its output_dir')
     try:
         with h5py.File(path) as file:
-            if file.attrs['bert'] != bert:
+            if file.attrs.get('bert') != bert:
                 raise ValueError('bert_config.json or vocab.txt is not the one that it was trained with')
         model.load_weights(path)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -1369,7 +1388,7 @@ def main(arguments=None):
             return 2
         # whoever read standard output has seen enough, or there is no room for it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        log(f'standard output: {error.strerror}')
+        log(f'standard output: {error.strerror or error}')
         return 1
     except KeyboardInterrupt as interrupt:
         log(str(interrupt) or 'interrupted; run the same command to continue')

@@ -324,6 +324,18 @@ def test_constant_edited_to_a_wrong_type_is_named(script, small, capsys, constan
     assert capsys.readouterr().err.splitlines()[-1].startswith(f'{constant} = {value!r}: expected')
 
 
+@pytest.mark.parametrize('edited', ['topk = None', 'output_dir = None', 'valid_sample = [100]', 'epochs = True'])
+def test_constant_edited_in_the_script_to_a_wrong_type_is_named(checkout, edited):
+    path = checkout / 'task_reading_comprehension_by_seq2seq.py'
+    name = edited.split()[0]
+    text, count = re.subn(f'^{name} = [^ ]+', edited, path.read_text(encoding='utf-8'), flags=re.MULTILINE)
+    assert count == 1
+    path.write_text(text, encoding='utf-8')
+    done = run('train', script=str(path))
+    assert (done.returncode, done.stdout) == (2, '')
+    assert done.stderr.splitlines()[-1].startswith(f'{edited.replace(" = ", " = ", 1)}: expected')
+
+
 def test_options_may_stand_before_and_after_the_file_of_questions(script):
     given = script.parse_command_line(['predict', '--topk=2', 'questions.json', '--seed', '1'])
     assert given == ('predict', 'questions.json', {'topk': 2, 'seed': 1})
@@ -443,6 +455,20 @@ def checkout(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize('name', ['a[1]', 'b\\c'])
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(checkout, name):
+    """TensorFlow would find neither the checkpoint to begin with nor the backup to continue from."""
+    (checkout / name).mkdir()
+    for path in list(checkout.iterdir()):
+        if path.name != name:
+            path.rename(checkout / name / path.name)
+    script, output = checkout / name / 'task_reading_comprehension_by_seq2seq.py', checkout / name / 'output'
+    for epochs in 1, 2:
+        done = run('train', f'--epochs={epochs}', f'--output_dir={output}', '--batch_size=512', script=str(script))
+        assert done.returncode == 0, done.stderr
+    assert 'continuing after update 8 of 16' in done.stderr
+
+
 def test_some_of_the_real_files_are_no_reason_to_use_the_demo(checkout):
     (checkout / 'data' / 'WebQA.json').write_text('[]', encoding='utf-8')
     done = run('train', script=str(checkout / 'task_reading_comprehension_by_seq2seq.py'))
@@ -493,12 +519,28 @@ def test_help_lists_commands_and_constants(script, capsys):
     assert all(comment.strip() for _, _, comment in described)
 
 
+def test_weights_may_be_a_link(script, small):
+    """To another disk, under another name: Keras goes by the end of the name."""
+    script.output_dir = str(small)
+    (small / 'best_model.weights.h5').symlink_to('elsewhere')
+    model, _ = build_small_model(script, small)
+    script.save_best_weights(model, 'some BERT')
+    script.load_best_weights(model, 'some BERT')
+    assert (small / 'best_model.weights.h5').is_symlink() and (small / 'elsewhere').is_file()
+    assert not list(small.glob('.*'))
+
+
 def test_full_disk_leaves_the_old_weights(script, small, monkeypatch):
     """A file appears when it is complete, or not at all."""
     script.output_dir = str(small)
     (small / 'best_model.weights.h5').write_bytes(b'old')
 
     class Model:
+        weights = ()
+
+        def count_params(self):
+            return 0
+
         def save_weights(self, path):
             with open(path, 'wb') as file:
                 file.write(b'half')

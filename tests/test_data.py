@@ -1,6 +1,7 @@
 """DESIGN of data and training: split, pairs, lengths, vocabulary, weights and loss, rule by rule."""
 
 import collections
+import importlib.metadata
 import itertools
 import json
 import os
@@ -287,8 +288,9 @@ def test_tokenizer_lowers_case(script, small):
     assert tokenizer.tokenize('AB犇中') == ['[CLS]', 'ab', '犇', '中', '[SEP]']
 
 
+@pytest.mark.skipif(importlib.metadata.version('bert4keras') != '0.8.1', reason='later versions have another rule')
 def test_words_are_cut_as_bert4keras_cuts_them(script, tmp_path):
-    """Version 0.11.5 makes [UNK] of words of over 200 letters, all others are the same."""
+    """Version 0.11.5 makes one [UNK] of a word with an unknown piece, or of over 200 letters."""
     vocabulary = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', *'abc', 'ab', 'abca', '##a', '##b', '##bc', '##cab', '##中']
     (tmp_path / 'vocab.txt').write_text('\n'.join(vocabulary), encoding='utf-8')
     ours, _, _ = script.load_tokenizer(str(tmp_path / 'vocab.txt'))

@@ -222,9 +222,9 @@ def test_output_is_not_written_over_the_predictions(files):
 def test_byte_order_mark_is_no_part_of_the_first_id(files):
     """Windows editors put one before every file that they save as UTF-8."""
     expected = result(files / 'predictions', '--answers', files / 'answers')
-    for name in 'predictions', 'answers':
+    for name in 'predictions', 'answers':  # first in one of them alone
         (files / name).write_text('\ufeff' + (files / name).read_text(encoding='utf-8'), encoding='utf-8')
-    assert result(files / 'predictions', '--answers', files / 'answers') == expected
+        assert result(files / 'predictions', '--answers', files / 'answers') == expected
 
 
 def test_output_goes_to_what_a_link_stands_for(files):

@@ -450,6 +450,21 @@ def test_lock_leaves_the_errors_of_what_it_guards_alone(script, tmp_path):
         raise BlockingIOError
 
 
+def test_part_that_another_run_went_on_with_meanwhile_is_left_alone(script, tmp_path):
+    late = script.Part(str(tmp_path / 'some.tsv'), 'fingerprint', 0, 1)
+    other = script.Part(str(tmp_path / 'some.tsv'), 'fingerprint', 0, 1)
+
+    def lines():
+        yield 'a\t北'
+        raise Killed
+
+    with pytest.raises(Killed):
+        other.write(lines())
+    with pytest.raises(script.UserError, match='another run has been at work here'):
+        late.write(iter(['a\t北', 'b\t京']))
+    assert script.Part(str(tmp_path / 'some.tsv'), 'fingerprint', 0, 1).lines == ['a\t北']
+
+
 def test_part_of_other_questions_is_started_afresh_and_says_so(script, tmp_path, capsys):
     (tmp_path / 'some.tsv.0-of-1.unfinished').write_text('other fingerprint\na\t北京\n', encoding='utf-8')
     part = script.Part(str(tmp_path / 'some.tsv'), 'fingerprint', 0, 1)
@@ -512,6 +527,22 @@ def test_training_without_room_keeps_what_it_has_and_goes_on_with_room(
         ballast.unlink()
     status, last_line, _ = train(output)
     assert status == 0 and results(output, last_line) == undisturbed.results
+
+
+@pytest.mark.parametrize('share', [0.3, 0.6, 0.9])
+def test_weights_for_which_there_is_little_room_are_not_begun(script, study, little_room, share):
+    """HDF5 may crash when the disk is full before the end."""
+    model, _ = build_small_model(script, study)
+    script.output_dir = str(little_room)
+    script.save_best_weights(model, 'some BERT')
+    path = little_room / 'best_model.weights.h5'
+    before, size = path.read_bytes(), path.stat().st_size
+    room = os.statvfs(little_room).f_bavail * os.statvfs(little_room).f_frsize
+    (little_room / 'ballast').write_bytes(bytes(room - int(share * size)))
+    with pytest.raises(script.UserError, match='No space left'):
+        script.save_best_weights(model, 'some BERT')
+    assert path.read_bytes() == before and len(list(little_room.iterdir())) == 2
+    script.load_best_weights(model, 'some BERT')
 
 
 @pytest.mark.parametrize('method', ['write', 'join'])
