@@ -188,13 +188,16 @@ class WordPieces(Tokenizer):
         self.longest = max(map(len, token_dict))  # characters of a token
 
     def _word_piece_tokenize(self, word):
+        if word in self._token_dict:  # as most are
+            return [word]
         tokens, start = [], 0
         while start < len(word):
             mark = '##' if start else ''
-            pieces = ((mark + word[start:end], end) for end in range(min(start + self.longest, len(word)), start, -1))
-            unknown = mark + word[start], start + 1
-            token, start = next((piece for piece in pieces if piece[0] in self._token_dict), unknown)
-            tokens.append(token)
+            end = min(start + self.longest, len(word))
+            while end > start + 1 and mark + word[start:end] not in self._token_dict:
+                end -= 1
+            tokens.append(mark + word[start:end])
+            start = end
         return tokens
 
 
