@@ -1208,6 +1208,8 @@ def load_data(files):
     train_data, valid_data = split(webqa, sogouqa)
     if not train_data:
         raise UserError(f'{files["webqa"]}: no complete record to train on, nor in {files["sogouqa"]}')
+    if not any(record.get('id') for record in valid_data):  # or it would be noticed after training
+        raise UserError(f'{files["sogouqa"]}: no record with an id to validate on')
     return train_data, valid_data, references
 
 

@@ -434,6 +434,13 @@ def test_nothing_to_train_on_is_named(call, small):
     assert status == 2 and 'no complete record to train on' in err.splitlines()[-1]
 
 
+def test_nothing_to_validate_on_is_named_before_training(call, small):
+    write_json(small / 'SogouQA.json', [{**record('S1'), 'id': None}])
+    status, _, err = call('train')
+    assert status == 2 and 'SogouQA.json: no record with an id to validate on' in err.splitlines()[-1]
+    assert not (small / 'output' / 'log.csv').exists()
+
+
 @pytest.mark.parametrize(
     ('text', 'named'), [('[1]', 'record 1 of 1 is a number'), ('[', 'not JSON'), (None, 'no such file')]
 )
