@@ -246,7 +246,7 @@ class Part:
         self.path, self.fingerprint, self.workers = path, fingerprint, workers
         self.name = self._name(worker)
         done, begun = (self._lines(name) for name in (self.name, f'{self.name}.unfinished'))
-        self.lines, self.is_complete = done or begun or [], done is not None
+        self.lines, self.is_complete = (begun or []) if done is None else done, done is not None
         if done is None and begun is None and os.path.exists(f'{self.name}.unfinished'):
             log(f'{path}: begun with other weights, constants or questions; it is started afresh')
 
@@ -361,6 +361,17 @@ def dataset_answers(records):
 def log(message):
     """Print one line to standard error."""
     print(message, file=sys.stderr, flush=True)
+
+
+def report(error):
+    """Print an OSError as one line. Returns the exit status: 1 where standard output cannot be written, else 2."""
+    if error.filename:
+        log(f'{error.filename}: {error.strerror}')
+        return 2
+    # whoever read standard output has seen enough, or there is no room for it
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    log(f'standard output: {error.strerror or error}')
+    return 1
 
 
 def load_references(official_answers, dataset, records):
@@ -517,9 +528,7 @@ def main(arguments=None):
         log(error)
         return 2
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        log(f'standard output: {error.strerror}')
-        return 1
+        return report(error)
     return 0
 
 

@@ -62,7 +62,7 @@ from bert4keras.tokenizers import Tokenizer, load_vocab
 from tqdm import tqdm
 
 from evaluate_sogou import Parser, Part, Tally, UserError, alone, defects, evaluate, fingerprint  # isort: skip
-from evaluate_sogou import load_questions, load_references, log, read_text, whole, worker_position, write_text  # isort: skip
+from evaluate_sogou import load_questions, load_references, log, read_text, report, whole, worker_position, write_text  # isort: skip
 
 # ----------------------------------------------------------------------------------------------- constants
 # fmt: off
@@ -139,6 +139,18 @@ def require(*paths):
         raise UserError(f'missing: {", ".join(missing)}; data/README.md says where to download it')
 
 
+@contextlib.contextmanager
+def plainly_named(checkpoint):
+    """Yield a path of a checkpoint without brackets and backslashes, which TensorFlow takes for a pattern."""
+    if not set(checkpoint) & set('[]\\'):
+        yield checkpoint
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, 'link')
+        os.symlink(os.path.abspath(os.path.dirname(checkpoint)), link)
+        yield os.path.join(link, os.path.basename(checkpoint))
+
+
 # ----------------------------------------------------------------------------------------------------- data
 
 
@@ -168,8 +180,8 @@ def split(webqa, sogouqa):
 def load_tokenizer(path):
     """Read a BERT vocabulary and simplify it: no ##-pieces of Chinese, no tokens that never occur.
 
-    Returns (tokenizer, keep_tokens, size): WordPieces of the simplified vocabulary, the
-    list of its ids in the full one, and the size of the full one. Raises UserError where it is no vocabulary.
+    Returns (tokenizer, keep_tokens, size): WordPieces of the simplified vocabulary, its ids in the full one, a list,
+    and the size of the full one. Raises UserError where it is no vocabulary.
     """
     startswith = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
     missing = [token for token in startswith if token not in read_text(path).splitlines()]
@@ -181,7 +193,7 @@ def load_tokenizer(path):
 
 
 class WordPieces(Tokenizer):
-    """bert4keras's lower-casing Tokenizer, by the rule of 0.8.1, which takes minutes over a word of 10,000 letters."""
+    """bert4keras's lower-casing Tokenizer by the rule of 0.8.1, which itself takes a minute over 10,000 letters."""
 
     def __init__(self, token_dict):
         super().__init__(token_dict, do_lower_case=True)
@@ -324,27 +336,15 @@ def load_checkpoint(transformer, checkpoint, vocabulary_size):
                 size = tf.train.load_variable(path, name).shape[0]
                 if size != vocabulary_size:
                     raise UserError(f'{checkpoint}: made for {size} tokens, but the vocabulary has {vocabulary_size}')
-            for layer, names in transformer.variable_mapping().items():
-                weights = transformer.layers[layer].trainable_weights if layer in transformer.layers else []
-                for weight, name in zip(weights, names, strict=bool(weights)):
-                    value = transformer.load_variable(path, name)
-                    if value.shape != weight.shape:
-                        fit = f'{name} is {value.shape}, but bert_config.json means {weight.shape}'
-                        raise UserError(f'{checkpoint}: {fit}')
-                    weight.assign(value)
+            layers, mapping = transformer.layers, transformer.variable_mapping()
+            pairs = [zip(layers[i].trainable_weights, mapping[i], strict=True) for i in mapping if i in layers]
+            for weight, name in itertools.chain(*pairs):
+                value = transformer.load_variable(path, name)
+                if value.shape != weight.shape:
+                    raise UserError(f'{checkpoint}: {name} is {value.shape}, but bert_config.json means {weight.shape}')
+                weight.assign(value)
     except (tf.errors.OpError, ValueError, IndexError) as error:  # names the variable if one is missing
         raise UserError(f'{checkpoint}: no BERT with its masked language model ({first_line(error)})') from None
-
-
-@contextlib.contextmanager
-def plainly_named(checkpoint):
-    """Yield a path of a checkpoint without brackets and backslashes, which TensorFlow takes for a pattern."""
-    with tempfile.TemporaryDirectory() as folder:
-        if set(checkpoint) & set('[]\\'):
-            link = os.path.join(folder, 'link')
-            os.symlink(os.path.abspath(os.path.dirname(checkpoint)), link)
-            checkpoint = os.path.join(link, os.path.basename(checkpoint))
-        yield checkpoint
 
 
 def first_line(error):
@@ -858,8 +858,9 @@ def save_best_weights(model, bert):
     with whole(os.path.join(output_dir, 'best_model.weights.h5')) as temporary:
         try:
             if hasattr(os, 'posix_fallocate'):  # HDF5 may crash where the disk is nearly full; macOS has no such call
+                size = 4 * model.count_params() + 4096 * (4 + len(model.weights))  # it adds 2 KB to each weight
                 with open(temporary, 'wb') as file:
-                    os.posix_fallocate(file.fileno(), 0, 4 * model.count_params() + 2**12 * (4 + len(model.weights)))
+                    os.posix_fallocate(file.fileno(), 0, size)
             model.save_weights(temporary)
             with h5py.File(temporary, 'r+') as file:
                 file.attrs['bert'] = bert
@@ -1388,13 +1389,7 @@ def main(arguments=None):
         log(f'TensorFlow broke off ({first_line(error)}); run the same command, of all workers, to continue')
         return 2
     except OSError as error:
-        if error.filename:
-            log(f'{error.filename}: {error.strerror}')
-            return 2
-        # whoever read standard output has seen enough, or there is no room for it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        log(f'standard output: {error.strerror or error}')
-        return 1
+        return report(error)
     except KeyboardInterrupt as interrupt:
         log(str(interrupt) or 'interrupted; run the same command to continue')
         return 130
