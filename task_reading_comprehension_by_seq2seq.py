@@ -844,6 +844,10 @@ class Progress(keras.callbacks.Callback):
         if self.is_chief:
             rows = [','.join(self.state['log'][0]), *(','.join(map(repr, r.values())) for r in self.state['log'])]
             write_text(os.path.join(output_dir, 'log.csv'), ''.join(f'{row}\n' for row in rows))
+            board = keras.callbacks.TensorBoard(os.path.join(output_dir, 'tensorboard'), write_graph=False)
+            board.set_model(self.trainer)
+            board.on_epoch_end(epoch, logs)
+            board.on_train_end()  # closes its files; left to `fit`, a kill would lose what is not written yet
             self.back_up()
 
 
@@ -1251,16 +1255,13 @@ def train(files, strategy, worker):
 
 
 def fit(trainer, strategy, progress):
-    """Train from where `progress` stands to the end, with Keras's progress bar and TensorBoard."""
-    state, steps, callbacks = progress.state, progress.steps, [progress]
-    if progress.is_chief:
-        callbacks.append(keras.callbacks.TensorBoard(os.path.join(output_dir, 'tensorboard'), write_graph=False))
+    """Train from where `progress` stands to the end, with Keras's progress bar."""
+    state, steps = progress.state, progress.steps
     handlers = {number: signal.signal(number, progress.stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Keras's progress is no result
             if state['step'] and state['step'] == (len(state['log']) + 1) * steps:
-                # interrupted while it was scored
-                keras.callbacks.CallbackList(callbacks, model=trainer).on_epoch_end(len(state['log']), {})
+                progress.on_epoch_end(len(state['log']), {})  # interrupted while it was scored
             while state['step'] < epochs * steps:
                 epoch, position = divmod(state['step'], steps)
                 trainer.fit(
@@ -1271,7 +1272,7 @@ def fit(trainer, strategy, progress):
                     initial_epoch=epoch,
                     epochs=epoch + 1 if position else epochs,  # first the rest of an epoch
                     verbose=1 if sys.stderr.isatty() else 2,
-                    callbacks=callbacks,
+                    callbacks=[progress],
                 )
             progress.stop_if_asked()  # or all of validation would be scored first
     finally:

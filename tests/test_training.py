@@ -144,7 +144,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
-def test_training_killed_at_any_moment_ends_as_if_it_had_not_been(study, undisturbed, tmp_path, capsys):
+def test_training_killed_at_any_moment_ends_as_if_it_had_not_been(script, study, undisturbed, tmp_path, capsys):
     """Not even a backup that was being written, or weights that were being saved, may change a byte."""
     rng, kills = np.random.default_rng(0), 0
     while kills < 20:
@@ -154,6 +154,7 @@ def test_training_killed_at_any_moment_ends_as_if_it_had_not_been(study, undistu
             kills += 1
         assert results(output, process.end()) == undisturbed.results
         assert set(os.listdir(output)) == set(os.listdir(undisturbed.output))
+        assert scored_epochs(script, output) == {0, 1, 2, 3}
     with capsys.disabled():
         print(f' {kills} kills survived ', end='')
 
@@ -225,7 +226,7 @@ def test_reading_killed_at_any_moment_answers_the_rest(study, undisturbed, tmp_p
 @pytest.mark.parametrize(
     ('function', 'calls'),
     [
-        ('back_up', [1, 1, 11, 12]),
+        ('back_up', [1, 1, 11, 2]),
         ('evaluate_sample', [1, 1]),
         ('save_best_weights', [1, 1, 1]),
         ('write_text', [1, 4]),
@@ -234,7 +235,7 @@ def test_reading_killed_at_any_moment_answers_the_rest(study, undisturbed, tmp_p
 def test_training_cut_off_after_a_step_ends_as_if_it_had_not_been(
     script, train, undisturbed, tmp_path, monkeypatch, function, calls
 ):
-    """The twelfth backup is that at the end of an epoch that has not been scored yet."""
+    """Of the backups the third cut is before the first epoch is scored, the fourth right after."""
     owner = script.Progress if function == 'back_up' else script
     original = getattr(owner, function)
     for count in calls:
@@ -247,8 +248,10 @@ def test_training_cut_off_after_a_step_ends_as_if_it_had_not_been(
 
         monkeypatch.setattr(owner, function, cut_off)
         with pytest.raises(Killed):
-            train(tmp_path / 'output')
+            train(tmp_path / 'output', backup_minutes=1e-9)  # after every update, however fast the machine is
     monkeypatch.undo()
+    if function == 'back_up':
+        assert (tmp_path / 'output' / 'backup-12-1').exists()
     status, last_line, err = train(tmp_path / 'output')
     assert status == 0 and 'continuing after update' in err
     assert results(tmp_path / 'output', last_line) == undisturbed.results
