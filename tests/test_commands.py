@@ -465,8 +465,18 @@ def checkout(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['a[1]', 'b\\c'])
-def test_brackets_in_the_name_of_a_folder_are_no_pattern(checkout, name):
+def test_brackets_and_backslashes_are_no_pattern(script, tmp_path, name):
+    (tmp_path / name).mkdir()
+    path, [written, read] = str(tmp_path / name / 'weights'), [script.tf.Variable(value) for value in (1, 2)]
+    script.tf.train.Checkpoint(weight=written).write(path)
+    with script.plainly_named(path) as plain:
+        script.tf.train.Checkpoint(weight=read).read(plain).assert_consumed()
+    assert read.numpy() == 1
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(checkout):
     """TensorFlow would find neither the checkpoint to begin with nor the backup to continue from."""
+    name = 'a[1]\\b'
     (checkout / name).mkdir()
     for path in list(checkout.iterdir()):
         if path.name != name:
@@ -498,6 +508,7 @@ def test_path_given_by_the_user_is_never_replaced(checkout):
 def test_ctrl_c_before_the_script_has_begun_ends_it_without_a_word():
     with subprocess.Popen([sys.executable, SCRIPT, 'eval'], stderr=subprocess.PIPE) as process:
         while b'libtensorflow' not in pathlib.Path(f'/proc/{process.pid}/maps').read_bytes():
+            assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         assert process.stderr.read() == b''
