@@ -286,7 +286,9 @@ def training_dataset(train_data, tokenizer, step=0, context=None):
 
     names = 'Input-Token', 'Input-Segment'
     signature = {name: tf.TensorSpec([None, None], tf.int32) for name in names}
-    return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread may sleep through the end, for up to a minute
+    return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(window).with_options(options)
 
 
 # ---------------------------------------------------------------------------------------------------- model
@@ -829,7 +831,7 @@ class Progress(keras.callbacks.Callback):
             self.stop_if_asked()
 
     def on_epoch_end(self, epoch, logs=None):
-        """Score, keep the weights if they are the best, add a row to the log."""
+        """Score, keep the weights if they are the best, add the epoch to log and TensorBoard."""
         logs.pop('stopping', None)
         logs['loss'] = self.state['losses'] / self.steps
         if self.is_chief:

@@ -683,6 +683,11 @@ def test_data_from_an_update_on_is_the_rest_of_all(script, questions, monkeypatc
         assert drawn(script, *questions, step=step) == batches[step:]
 
 
+def test_end_of_training_waits_for_no_tuning(script, questions):
+    """A thread of TensorFlow's, which tunes the pipeline, sleeps for up to a minute and may not notice the end."""
+    assert script.training_dataset(*questions).options().autotune.enabled is False
+
+
 @pytest.mark.parametrize(('workers', 'replicas'), [(1, 2), (2, 2), (3, 3), (2, 4)])
 def test_replicas_share_each_batch(script, questions, workers, replicas):
     """The last batch has one row: all but the first get an empty one, of the same rank."""
