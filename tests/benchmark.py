@@ -91,20 +91,28 @@ def make_decisive(model, reader, questions):
         answers = [token_ids[1:5] for token_ids in p_token_ids]
         sources = [token_ids + q_token_ids for token_ids in p_token_ids]
         rows = [source + answer for source, answer in zip(sources, answers, strict=True)]
-        packed = np.concatenate(rows), np.array([len(row) for row in rows]), np.array([len(row) for row in sources])
+        packed = (
+            np.concatenate(rows),
+            np.array([len(row) for row in rows]),
+            np.array([len(row) for row in sources]),
+        )
         hidden = iter(reader.unilm.encode(*map(np.int32, packed))[0].numpy())
         for answer in answers:
             first.append(next(hidden))
             later += [next(hidden) for _ in answer]
     first, later = np.array(first), np.array(later)
     shift = later.mean(0) - first.mean(0)  # tells answers from sources
-    spread = np.linalg.svd(first - first.mean(0), full_matrices=False)[2][0]  # tells sources from each other
+    spread = np.linalg.svd(first - first.mean(0), full_matrices=False)[2][
+        0
+    ]  # tells sources from each other
     table, dense = model.get_layer('Embedding-Token').embeddings, model.get_layer('MLM-Dense')
     values, (kernel, offsets) = table.numpy(), dense.get_weights()
     values[:, 0] = np.arange(VOCABULARY_SIZE) == SEP
     table.assign(values)
     bias = model.get_layer('MLM-Bias').weights[0]
-    bias.assign(-4.0 * (np.arange(VOCABULARY_SIZE) == SEP))  # unless that unit speaks up, [SEP] does not win
+    bias.assign(
+        -4.0 * (np.arange(VOCABULARY_SIZE) == SEP)
+    )  # unless that unit speaks up, [SEP] does not win
     low, high = 0.0, 1.0
     for _ in range(8):
         stop = (low + high) / 2  # share of the tokens after which [SEP] follows
@@ -116,11 +124,18 @@ def make_decisive(model, reader, questions):
         weights = np.linspace(-2, 2, 4001) * np.std(first @ spread) / (shift @ shift)
         direction = spread + min(weights, key=lambda weight: abs(gap(weight))) * shift
         volume = 40 / np.std(first @ direction)
-        kernel[:, 0], offsets[0] = volume * direction, -volume * np.quantile(first @ direction, 0.45)
+        kernel[:, 0], offsets[0] = (
+            volume * direction,
+            -volume * np.quantile(first @ direction, 0.45),
+        )
         dense.set_weights([kernel, offsets])
         searches = reader.beam_search(questions[:: max(1, len(questions) // 10)], 1)
         length = np.mean([len(search.answer) for search in searches if search.remaining])
-        print(f'[SEP] after {stop:.3f} of the tokens: answers of {length:.1f}', file=sys.stderr, flush=True)
+        print(
+            f'[SEP] after {stop:.3f} of the tokens: answers of {length:.1f}',
+            file=sys.stderr,
+            flush=True,
+        )
         if 3.5 <= length <= 5.5:
             return
         low, high = (stop, high) if length > 4.5 else (low, stop)
@@ -142,15 +157,26 @@ def operations(lengths, predictions):
     """Return the multiplications and additions of one pass over sequences, the vocabulary at `predictions` tokens."""
     width, layers = BERT_BASE['hidden_size'], BERT_BASE['num_hidden_layers']
     linear = 2 * (4 * width**2 + 2 * width * BERT_BASE['intermediate_size'])
-    return sum(layers * n * (linear + 4 * n * width) for n in lengths) + 2 * predictions * width * VOCABULARY_SIZE
+    return (
+        sum(layers * n * (linear + 4 * n * width) for n in lengths)
+        + 2 * predictions * width * VOCABULARY_SIZE
+    )
 
 
 def peak_alone(which, options, *paths):
     """Return the peak resident memory in MB of a process that does nothing but this, one way of the two."""
-    command = [sys.executable, __file__, options.what, f'--precision={options.precision}', f'--alone={which}']
+    command = [
+        sys.executable,
+        __file__,
+        options.what,
+        f'--precision={options.precision}',
+        f'--alone={which}',
+    ]
     arguments = [f'--{name}={getattr(options, name)}' for name in ('topk', 'data', 'questions')]
     arguments += [f'--weights={path}' for path in paths]
-    done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, encoding='utf-8', check=True)
+    done = subprocess.run(
+        [*command, *arguments], stdout=subprocess.PIPE, encoding='utf-8', check=True
+    )
     return int(done.stdout)
 
 
@@ -196,14 +222,23 @@ def reading(options):
         found = [search.answer for search in reader.searches(part, options.topk)]
         times.append(time.perf_counter())
         sources = {(i, *p, *q) for i, (ps, q) in enumerate(part) for p in map(tuple, ps)}
-        limit = operations([len(source) - 1 for source in sources], len(sources)) / matmul_rate(options.precision)
+        limit = operations([len(source) - 1 for source in sources], len(sources)) / matmul_rate(
+            options.precision
+        )
         rounds.append(np.array([times[1] - times[0], times[2] - times[1], limit]) / len(part))
         different += [start + i for i in range(len(part)) if found[i] != expected[i]]
         lengths += map(len, expected)
-        print(f'{start + len(part)} questions, seconds each: {rounds[-1].round(3)}', file=sys.stderr, flush=True)
+        print(
+            f'{start + len(part)} questions, seconds each: {rounds[-1].round(3)}',
+            file=sys.stderr,
+            flush=True,
+        )
     rounds = np.array(rounds)
     reference, ours, limit = np.median(rounds, 0)
-    print(f'passages with an answer: {remaining / len(questions):.2f}, tokens: {np.mean(lengths):.1f}', file=sys.stderr)
+    print(
+        f'passages with an answer: {remaining / len(questions):.2f}, tokens: {np.mean(lengths):.1f}',
+        file=sys.stderr,
+    )
     print(f'questions with another answer: {different}', file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         weights = os.path.join(folder, 'model.weights.h5')
@@ -242,7 +277,9 @@ def load_batches(path, count):
         sorted_batches = [pairs[i : i + 16] for i in range(0, len(pairs), 16)]
     pairs = [pair for batch in sorted_batches for pair in batch]
     order = np.random.default_rng(1).permutation(len(pairs))
-    original_batches = [[pairs[i] for i in order[start : start + 16]] for start in range(0, len(pairs), 16)]
+    original_batches = [
+        [pairs[i] for i in order[start : start + 16]] for start in range(0, len(pairs), 16)
+    ]
     return [[pad(batch) for batch in batches] for batches in (original_batches, sorted_batches)]
 
 
@@ -260,7 +297,10 @@ def pairs_per_second(path):
 def pad(pairs):
     """Return {'Input-Token', 'Input-Segment'}, int32 [pairs, longest]."""
     longest = max(len(pair[1]) for pair in pairs)
-    columns = [np.array([[*pair[i], *[0] * (longest - len(pair[i]))] for pair in pairs], np.int32) for i in (1, 2)]
+    columns = [
+        np.array([[*pair[i], *[0] * (longest - len(pair[i]))] for pair in pairs], np.int32)
+        for i in (1, 2)
+    ]
     return dict(zip(['Input-Token', 'Input-Segment'], columns, strict=True))
 
 
@@ -295,9 +335,13 @@ def training(options):
             for batch in batches[which]:
                 update(batch)
             row.append(time.perf_counter() - start)
-        tokens = [np.count_nonzero(row) for batch in batches['ours'] for row in batch['Input-Token']]
+        tokens = [
+            np.count_nonzero(row) for batch in batches['ours'] for row in batch['Input-Token']
+        ]
         answers = sum(batch['Input-Segment'].sum() for batch in batches['ours'])
-        row.append(3 * operations(tokens, answers) / matmul_rate(options.precision))  # the gradient costs twice as much
+        row.append(
+            3 * operations(tokens, answers) / matmul_rate(options.precision)
+        )  # the gradient costs twice as much
         rounds.append(row)
         print(f'seconds for {16 * count} pairs: {np.round(row, 2)}', file=sys.stderr, flush=True)
     if options.alone:
@@ -324,11 +368,15 @@ def print_json(**figures):
 
 def main():
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('what', choices=['reading', 'training'])
     real = os.path.join(SHARED, 'WebQA.json')
     parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32')
-    parser.add_argument('--data', default=real if os.path.exists(real) else '', help='questions; "" makes some up')
+    parser.add_argument(
+        '--data', default=real if os.path.exists(real) else '', help='questions; "" makes some up'
+    )
     parser.add_argument('--questions', type=int, default=100, help='to read')
     parser.add_argument('--topk', type=int, default=1, help='beam width of reading')
     parser.add_argument('--rounds', type=int, default=3, help='of training, 64 pairs each')

@@ -42,7 +42,9 @@ class ReferenceDecoder(AutoRegressiveDecoder):
         batch = [sequence_padding(token_ids), sequence_padding(segment_ids)]
         probas = self.forward(batch)  # [passages * beams, length, vocab]
         probas = np.array([row[len(ids) - 1] for row, ids in zip(probas, token_ids, strict=True)])
-        probas = probas.reshape(len(self.remaining), len(output_ids), -1)  # [passages, beams, vocab]
+        probas = probas.reshape(
+            len(self.remaining), len(output_ids), -1
+        )  # [passages, beams, vocab]
         # step 2: at first, a passage whose most probable token is [SEP] leaves for good
         if output_ids.shape[1] == 0:
             answerable = probas[:, 0].argmax(1) != self.end_id
@@ -77,7 +79,12 @@ class ReferenceDecoder(AutoRegressiveDecoder):
                 self.score = 0.0
                 return np.array([self.end_id])
             candidates = [
-                (self.votes[beam, token] == 0, -(output_scores[beam] + log_votes[beam, token]), beam, token)
+                (
+                    self.votes[beam, token] == 0,
+                    -(output_scores[beam] + log_votes[beam, token]),
+                    beam,
+                    token,
+                )
                 for beam in range(log_votes.shape[0])
                 for token in range(log_votes.shape[1])
             ]

@@ -16,7 +16,9 @@ class CrossEntropy(Loss):
         y_true, y_mask = y_true[:, 1:], y_mask[:, 1:]  # [batch, length - 1]
         y_pred = y_pred[:, :-1]  # [batch, length - 1, vocab], one position behind what it predicts
         # from logits, as probabilities would be cut off at 1e-7
-        loss = keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)  # [batch, length - 1]
+        loss = keras.losses.sparse_categorical_crossentropy(
+            y_true, y_pred, from_logits=True
+        )  # [batch, length - 1]
         return tf.reduce_sum(loss * y_mask) / tf.reduce_sum(y_mask)
 
 

@@ -20,7 +20,9 @@ SCRIPT = os.path.join(ROOT, 'task_reading_comprehension_by_seq2seq.py')
 
 def run(*arguments, script=SCRIPT):
     """Run the script as a process. Returns subprocess.CompletedProcess."""
-    return subprocess.run([sys.executable, script, *arguments], capture_output=True, encoding='utf-8', check=False)
+    return subprocess.run(
+        [sys.executable, script, *arguments], capture_output=True, encoding='utf-8', check=False
+    )
 
 
 def last_line(text):
@@ -64,7 +66,10 @@ def test_evaluate_sogou_prints_the_same_score(demo):
     arguments = [os.path.join(ROOT, 'evaluate_sogou.py'), str(folder / 'predictions.tsv')]
     answers = os.path.join(ROOT, 'data', 'demo', 'qid_answer_expand')
     score = subprocess.run(
-        [sys.executable, *arguments, '--answers', answers], capture_output=True, encoding='utf-8', check=True
+        [sys.executable, *arguments, '--answers', answers],
+        capture_output=True,
+        encoding='utf-8',
+        check=True,
     )
     assert last_line(score.stdout) == last_line(done.stdout)
 
@@ -96,16 +101,30 @@ from task_reading_comprehension_by_seq2seq import load_reader
 reader = load_reader()
 print(reader.answer('李文秀的老师是谁？', ['李文秀是一名医生。', '据介绍，李文秀师从方𠮷明。'], topk=2))
 """
-    done = subprocess.run([sys.executable, '-c', lines], cwd=ROOT, capture_output=True, encoding='utf-8', check=False)
-    assert "Answer(text='方𠮷明', passage=1, start=9, end=12, token_ids=[" in done.stdout, done.stderr
+    done = subprocess.run(
+        [sys.executable, '-c', lines], cwd=ROOT, capture_output=True, encoding='utf-8', check=False
+    )
+    assert "Answer(text='方𠮷明', passage=1, start=9, end=12, token_ids=[" in done.stdout, (
+        done.stderr
+    )
 
 
 def test_predict_prints_a_line_for_every_question_with_an_id(demo, tmp_path):
     """Whatever they lack: a tab in an answer becomes a space, what cannot be answered is reported."""
     folder, _ = demo
-    good = {'id': 'a#1', 'question': '李文秀的老师是谁？', 'passages': [{'passage': '李文秀的老师是方\t远。'}]}
-    data = [good, {'id': 'b', 'passages': good['passages']}, {'question': '谁？', 'passages': good['passages']}]
-    write_json(tmp_path / 'questions.json', [*data, {'id': 'c', 'question': '谁？', 'passages': []}])
+    good = {
+        'id': 'a#1',
+        'question': '李文秀的老师是谁？',
+        'passages': [{'passage': '李文秀的老师是方\t远。'}],
+    }
+    data = [
+        good,
+        {'id': 'b', 'passages': good['passages']},
+        {'question': '谁？', 'passages': good['passages']},
+    ]
+    write_json(
+        tmp_path / 'questions.json', [*data, {'id': 'c', 'question': '谁？', 'passages': []}]
+    )
     done = run('predict', str(tmp_path / 'questions.json'), f'--output_dir={folder}')
     assert done.returncode == 0, done.stderr
     assert done.stdout == 'a#1\t方 远\nb\t\nc\t\n'
@@ -145,7 +164,11 @@ def test_demo_corpus_makes_reading_hard(script, make_demo):
         for template in templates.split('|')
     ]
     entities = [
-        max(match[1] for template in templates if (match := re.fullmatch(template, record['question'])))
+        max(
+            match[1]
+            for template in templates
+            if (match := re.fullmatch(template, record['question']))
+        )
         for record in webqa + sogouqa
     ]
     assert len(set(entities)) == len(entities) == 3600
@@ -167,7 +190,12 @@ def call(script, small, capsys):
     """Call the script in this process on the folder `small`. Returns (exit status, standard output and error)."""
 
     def main(command, *arguments):
-        options = [f'--data_dir={small}', '--checkpoint_path=', f'--output_dir={small / "output"}', *arguments]
+        options = [
+            f'--data_dir={small}',
+            '--checkpoint_path=',
+            f'--output_dir={small / "output"}',
+            *arguments,
+        ]
         status = script.main([command, *options, '--epochs=2', '--max_a_len=4', '--batch_size=4'])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
@@ -182,7 +210,10 @@ def test_train_without_checkpoint_says_so_and_eval_agrees(call, small):
     assert f"data_dir = '{small}' instead of 'auto'" in err and 'epochs = 2 instead of 8' in err
     assert 'demo' not in err
     assert 'answers in' in err and 'SogouQA.json' in err  # what it is scored against
-    assert list(last_line(out)) == ['Accuracy', 'F1', 'Final', 'total'] and last_line(out)['total'] == 2
+    assert (
+        list(last_line(out)) == ['Accuracy', 'F1', 'Final', 'total']
+        and last_line(out)['total'] == 2
+    )
     status, again, _ = call('eval')
     assert status == 0 and last_line(again) == last_line(out)
 
@@ -203,7 +234,9 @@ def test_best_weights_are_kept_by_best_by(script, small, best_by, kept):
     scores = iter(finals)
     script.output_dir = str(small)
     settings = {'the BERT': ''}
-    progress = script.Progress(trainer, tokenizer, [record('a')], lambda _: {'val_Final': next(scores)}, settings, True)
+    progress = script.Progress(
+        trainer, tokenizer, [record('a')], lambda _: {'val_Final': next(scores)}, settings, True
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, 'save_best_weights', lambda *_: saved.append(epoch + 1))
         for epoch in range(3):
@@ -258,13 +291,25 @@ def changed_record(**changes):
     ('mistake', 'arguments', 'named'),
     [
         (change('WebQA.json', '[{"id": "W1",'), [], ['WebQA.json: not JSON at line 1']),
-        (change('WebQA.json', '[{"id": "国"}]'.encode('gbk')), [], ['WebQA.json: not UTF-8 at byte 9']),
+        (
+            change('WebQA.json', '[{"id": "国"}]'.encode('gbk')),
+            [],
+            ['WebQA.json: not UTF-8 at byte 9'],
+        ),
         (change('WebQA.json', ''), [], ['WebQA.json: not JSON at line 1']),
         (change('WebQA.json', '{}'), [], ['WebQA.json: expected a list of records']),
         (change('WebQA.json', '[]'), [], ['WebQA.json: expected a list of records']),
         (change('WebQA.json', '[[1]]'), [], ['WebQA.json: record 1 of 1 is a list']),
-        (change('SogouQA.json', changed_record(id='S1')), [], ['SogouQA.json: record 2 of 2', "'S1' of record 1"]),
-        (change('SogouQA.json', changed_record(question=7)), [], ['record 2 of 2: "question" is a number']),
+        (
+            change('SogouQA.json', changed_record(id='S1')),
+            [],
+            ['SogouQA.json: record 2 of 2', "'S1' of record 1"],
+        ),
+        (
+            change('SogouQA.json', changed_record(question=7)),
+            [],
+            ['record 2 of 2: "question" is a number'],
+        ),
         (
             change('SogouQA.json', changed_record(passages=[{'passage': '京', 'answer': 3}])),
             [],
@@ -273,18 +318,36 @@ def changed_record(**changes):
         (change('SogouQA.json', None), [], ['missing: ', 'SogouQA.json', 'data/README.md']),
         (change('vocab.txt', None), [], ['missing: ', 'vocab.txt']),
         (change('vocab.txt', 'a\nb\n'), [], ['vocab.txt: lacks [PAD], [UNK], [CLS], [SEP]']),
-        (change('vocab.txt', '[PAD]\n[UNK]\n[CLS]\n[SEP]\n中\n'), [], ['made for', 'the vocabulary has 5']),
-        (change('bert_config.json', '{"vocab_size": 3'), [], ['bert_config.json: not a BERT configuration']),
-        (change('bert_config.json', '{}'), [], ['bert_config.json: not a BERT configuration', 'vocab_size']),
+        (
+            change('vocab.txt', '[PAD]\n[UNK]\n[CLS]\n[SEP]\n中\n'),
+            [],
+            ['made for', 'the vocabulary has 5'],
+        ),
+        (
+            change('bert_config.json', '{"vocab_size": 3'),
+            [],
+            ['bert_config.json: not a BERT configuration'],
+        ),
+        (
+            change('bert_config.json', '{}'),
+            [],
+            ['bert_config.json: not a BERT configuration', 'vocab_size'],
+        ),
         (change('output', 'a file'), [], ['output: cannot be used as output_dir']),
         (None, ['--max_q_len=400'], ['too few max_position_embeddings; lower max_p_len']),
         (
-            change('bert_config.json', json.dumps({'vocab_size': 58, 'max_position_embeddings': '512'})),
+            change(
+                'bert_config.json', json.dumps({'vocab_size': 58, 'max_position_embeddings': '512'})
+            ),
             [],
             ['TypeError'],
         ),
         (change('WebQA.json', '[' * 100000), [], ['WebQA.json: nested too deeply']),
-        (change('WebQA.json', f'[{"1" * 5000}]'), [], ['WebQA.json: nested too deeply, or a number too long']),
+        (
+            change('WebQA.json', f'[{"1" * 5000}]'),
+            [],
+            ['WebQA.json: nested too deeply, or a number too long'],
+        ),
         (None, ['--checkpoint_path=nowhere.ckpt'], ['missing: nowhere.ckpt']),
         (None, ['--data_dir=nowhere'], ['missing: nowhere/WebQA.json, nowhere/SogouQA.json']),
         (None, ['--topk=two'], ['--topk', "invalid int value: 'two'"]),
@@ -298,7 +361,9 @@ def changed_record(**changes):
         (
             change(
                 'bert_config.json',
-                json.dumps({'vocab_size': 58, 'max_position_embeddings': 512, 'num_hidden_layers': 0}),
+                json.dumps(
+                    {'vocab_size': 58, 'max_position_embeddings': 512, 'num_hidden_layers': 0}
+                ),
             ),
             [],
             ['bert_config.json: not a BERT configuration', 'num_hidden_layers is below 1'],
@@ -314,11 +379,16 @@ def test_mistake_is_one_line_that_names_place_and_cure(call, small, mistake, arg
     assert (status, out) == (2, '')
     assert all(part in err.splitlines()[-1] for part in named), err
     assert 'Traceback' not in err
-    assert {path.name for path in set(small.rglob('*')) - set(before)} <= {'output', 'random_order.json', 'train.lock'}
+    assert {path.name for path in set(small.rglob('*')) - set(before)} <= {
+        'output',
+        'random_order.json',
+        'train.lock',
+    }
 
 
 @pytest.mark.parametrize(
-    ('constant', 'value'), [('epochs', '8'), ('topk', 1.5), ('seed', True), ('data_dir', None), ('learning_rate', '1')]
+    ('constant', 'value'),
+    [('epochs', '8'), ('topk', 1.5), ('seed', True), ('data_dir', None), ('learning_rate', '1')],
 )
 def test_constant_edited_to_a_wrong_type_is_named(script, small, capsys, constant, value):
     setattr(script, constant, value)
@@ -326,11 +396,15 @@ def test_constant_edited_to_a_wrong_type_is_named(script, small, capsys, constan
     assert capsys.readouterr().err.splitlines()[-1].startswith(f'{constant} = {value!r}: expected')
 
 
-@pytest.mark.parametrize('edited', ['topk = None', 'output_dir = None', 'valid_sample = [100]', 'epochs = True'])
+@pytest.mark.parametrize(
+    'edited', ['topk = None', 'output_dir = None', 'valid_sample = [100]', 'epochs = True']
+)
 def test_constant_edited_in_the_script_to_a_wrong_type_is_named(checkout, edited):
     path = checkout / 'task_reading_comprehension_by_seq2seq.py'
     name = edited.split()[0]
-    text, count = re.subn(f'^{name} = [^ ]+', edited, path.read_text(encoding='utf-8'), flags=re.MULTILINE)
+    text, count = re.subn(
+        f'^{name} = [^ ]+', edited, path.read_text(encoding='utf-8'), flags=re.MULTILINE
+    )
     assert count == 1
     path.write_text(text, encoding='utf-8')
     done = run('train', script=str(path))
@@ -346,7 +420,11 @@ def test_options_may_stand_before_and_after_the_file_of_questions(script):
 def test_demo_constants_give_way_to_the_users(script, capsys):
     script.batch_size = 8
     assert script.configure({'epochs': 3})['demo']
-    assert (script.batch_size, script.epochs, script.learning_rate) == (8, 3, script.demo_constants['learning_rate'][1])
+    assert (script.batch_size, script.epochs, script.learning_rate) == (
+        8,
+        3,
+        script.demo_constants['learning_rate'][1],
+    )
     assert 'batch_size' not in capsys.readouterr().err
 
 
@@ -364,7 +442,9 @@ def test_weights_of_another_model_are_refused(call, small):
     assert status == 2 and 'best_model.weights.h5: does not fit this model' in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize('changed', ['num_attention_heads', 'num_hidden_layers', 'hidden_act', 'vocab.txt'])
+@pytest.mark.parametrize(
+    'changed', ['num_attention_heads', 'num_hidden_layers', 'hidden_act', 'vocab.txt']
+)
 def test_weights_of_a_bert_that_would_fit_are_refused_too(call, small, changed):
     """They would load: some layers are left unused, heads, activation and order of tokens do not show."""
     assert call('train')[0] == 0
@@ -376,7 +456,10 @@ def test_weights_of_a_bert_that_would_fit_are_refused_too(call, small, changed):
         other = {'num_attention_heads': 4, 'num_hidden_layers': 1, 'hidden_act': 'relu'}[changed]
         write_json(small / 'bert_config.json', {**config, changed: other})
     status, out, err = call('eval')
-    assert (status, out) == (2, '') and 'bert_config.json or vocab.txt is not the one' in err.splitlines()[-1]
+    assert (status, out) == (
+        2,
+        '',
+    ) and 'bert_config.json or vocab.txt is not the one' in err.splitlines()[-1]
     status, out, err = call('train')
     assert (status, out) == (2, '') and 'made with the BERT = ' in err.splitlines()[-1]
 
@@ -390,7 +473,9 @@ def test_failure_of_tensorflow_is_one_line(script, call, monkeypatch):
     monkeypatch.setattr(script.ReadingComprehension, 'beam_search', fail)
     status, out, err = call('eval')
     assert (status, out) == (2, '') and 'Traceback' not in err
-    assert err.splitlines()[-1].startswith('TensorFlow broke off (out of memory); run the same command')
+    assert err.splitlines()[-1].startswith(
+        'TensorFlow broke off (out of memory); run the same command'
+    )
 
 
 def test_training_in_more_parts_is_continued(call):
@@ -402,7 +487,9 @@ def test_training_in_more_parts_is_continued(call):
 
 def test_files_may_begin_with_a_byte_order_mark(call, small):
     assert call('train')[0] == 0
-    (small / 'qid_answer_expand').write_text(''.join(f'S{i}\t北京\t北京\n' for i in range(6)), encoding='utf-8')
+    (small / 'qid_answer_expand').write_text(
+        ''.join(f'S{i}\t北京\t北京\n' for i in range(6)), encoding='utf-8'
+    )
     for path in small.iterdir():
         if path.is_file():
             path.write_text('\ufeff' + path.read_text(encoding='utf-8'), encoding='utf-8')
@@ -439,12 +526,15 @@ def test_nothing_to_train_on_is_named(call, small):
 def test_nothing_to_validate_on_is_named_before_training(call, small):
     write_json(small / 'SogouQA.json', [{**record('S1'), 'id': None}])
     status, _, err = call('train')
-    assert status == 2 and 'SogouQA.json: no record with an id to validate on' in err.splitlines()[-1]
+    assert (
+        status == 2 and 'SogouQA.json: no record with an id to validate on' in err.splitlines()[-1]
+    )
     assert not (small / 'output' / 'log.csv').exists()
 
 
 @pytest.mark.parametrize(
-    ('text', 'named'), [('[1]', 'record 1 of 1 is a number'), ('[', 'not JSON'), (None, 'no such file')]
+    ('text', 'named'),
+    [('[1]', 'record 1 of 1 is a number'), ('[', 'not JSON'), (None, 'no such file')],
 )
 def test_predict_names_what_is_wrong_with_its_file(script, tmp_path, capsys, text, named):
     path = tmp_path / 'questions.json'
@@ -467,7 +557,10 @@ def checkout(tmp_path):
 @pytest.mark.parametrize('name', ['a[1]', 'b\\c'])
 def test_brackets_and_backslashes_are_no_pattern(script, tmp_path, name):
     (tmp_path / name).mkdir()
-    path, [written, read] = str(tmp_path / name / 'weights'), [script.tf.Variable(value) for value in (1, 2)]
+    path, [written, read] = (
+        str(tmp_path / name / 'weights'),
+        [script.tf.Variable(value) for value in (1, 2)],
+    )
     script.tf.train.Checkpoint(weight=written).write(path)
     with script.plainly_named(path) as plain:
         script.tf.train.Checkpoint(weight=read).read(plain).assert_consumed()
@@ -481,9 +574,18 @@ def test_brackets_in_the_name_of_a_folder_are_no_pattern(checkout):
     for path in list(checkout.iterdir()):
         if path.name != name:
             path.rename(checkout / name / path.name)
-    script, output = checkout / name / 'task_reading_comprehension_by_seq2seq.py', checkout / name / 'output'
+    script, output = (
+        checkout / name / 'task_reading_comprehension_by_seq2seq.py',
+        checkout / name / 'output',
+    )
     for epochs in 1, 2:
-        done = run('train', f'--epochs={epochs}', f'--output_dir={output}', '--batch_size=512', script=str(script))
+        done = run(
+            'train',
+            f'--epochs={epochs}',
+            f'--output_dir={output}',
+            '--batch_size=512',
+            script=str(script),
+        )
         assert done.returncode == 0, done.stderr
     assert 'continuing after update 8 of 16' in done.stderr
 
@@ -504,7 +606,9 @@ def test_path_given_by_the_user_is_never_replaced(checkout):
     assert done.returncode == 2 and 'missing: ' in done.stderr and 'mine.txt' in done.stderr
 
 
-@pytest.mark.skipif(not os.path.exists('/proc/self/maps'), reason='only Linux tells how far a process has come')
+@pytest.mark.skipif(
+    not os.path.exists('/proc/self/maps'), reason='only Linux tells how far a process has come'
+)
 def test_ctrl_c_before_the_script_has_begun_ends_it_without_a_word():
     with subprocess.Popen([sys.executable, SCRIPT, 'eval'], stderr=subprocess.PIPE) as process:
         while b'libtensorflow' not in pathlib.Path(f'/proc/{process.pid}/maps').read_bytes():

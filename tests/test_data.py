@@ -39,7 +39,10 @@ def test_sizes_of_the_original(script):
 
 def test_complete_records_are_read_as_they_stand(script, small):
     """Two \\u escapes may make one character."""
-    records = [record('Q#1'), complete(('Ａ…\t \u3000', '北京 上海'), question='😀', question_id='0')]
+    records = [
+        record('Q#1'),
+        complete(('Ａ…\t \u3000', '北京 上海'), question='😀', question_id='0'),
+    ]
     (small / 'some.json').write_text(json.dumps(records), encoding='utf-8')
     assert script.load_questions(small / 'some.json') == records
 
@@ -48,13 +51,19 @@ def test_complete_records_are_read_as_they_stand(script, small):
     ('records', 'complaints'),
     [
         ([record('a'), ['b']], ['record 2 of 2', 'a list']),
-        ([complete(('北京', '北京'), ('上海', 5))], ['record 1 of 1', '"answer" of passage 2', 'a number']),
+        (
+            [complete(('北京', '北京'), ('上海', 5))],
+            ['record 1 of 1', '"answer" of passage 2', 'a number'],
+        ),
         ([complete((None, ''))], ['record 1 of 1', '"passage" of passage 1', 'missing or null']),
         ([record('a', 7)], ['record 1 of 1', '"question"', 'a number']),
         ([record('b'), record(True)], ['record 2 of 2', '"id"', 'true or false']),
         ([{**record('a'), 'passages': {}}], ['record 1 of 1', '"passages"', 'a record']),
         ([{**record('a'), 'passages': ['北京']}], ['record 1 of 1', 'passage 1', 'a string']),
-        ([{**record('a'), 'passages': [{'passage': '北京'}]}], ['record 1 of 1', '"answer" of passage 1', 'missing']),
+        (
+            [{**record('a'), 'passages': [{'passage': '北京'}]}],
+            ['record 1 of 1', '"answer" of passage 1', 'missing'],
+        ),
         ([record('a'), record('b'), record('a')], ['record 3 of 3', "'a'", 'record 1']),
         ([record('a'), record('b\tc')], ['record 2 of 2', '"id"', 'tab']),
         ([record('b\nc')], ['record 1 of 1', '"id"', 'line break']),
@@ -87,20 +96,29 @@ def test_questions_to_predict_need_no_answers(script, small):
 
 def test_incomplete_records_are_named_once_in_one_line(script, small, capsys):
     """They stay where they are, or the split would move."""
-    records = [record('a'), {**record('b'), 'question': ' '}, {**record('c'), 'passages': []}, {'passages': []}]
+    records = [
+        record('a'),
+        {**record('b'), 'question': ' '},
+        {**record('c'), 'passages': []},
+        {'passages': []},
+    ]
     write_json(small / 'some.json', records)
     assert len(script.load_questions(small / 'some.json')) == 4
     output, errors = capsys.readouterr()
     [line] = errors.splitlines()
     assert not output and line.startswith(f'{small / "some.json"}: 3 of 4 records')
-    assert line.endswith('record 2 (no question), 3 (no passages), 4 (no id, no question, no passages)' + CUT_OFF)
+    assert line.endswith(
+        'record 2 (no question), 3 (no passages), 4 (no id, no question, no passages)' + CUT_OFF
+    )
 
 
 def test_file_of_records_that_all_lack_something_is_not_cut_off(script, small, capsys):
     """A file for predict in another format, say."""
     (small / 'some.json').write_text('[{"id": "a", "question": "谁"}]', encoding='utf-8')
     script.load_questions(small / 'some.json', labelled=False)
-    assert capsys.readouterr().err.endswith('lack something and cannot be answered: record 1 (no passages)\n')
+    assert capsys.readouterr().err.endswith(
+        'lack something and cannot be answered: record 1 (no passages)\n'
+    )
 
 
 def test_complete_files_are_read_in_silence(script, small, capsys):
@@ -139,7 +157,9 @@ def test_saved_order_is_used_again(script, sogouqa, tmp_path):
     assert script.split([], sogouqa)[1] == first
     write_json(tmp_path / 'random_order.json', list(range(10)))
     assert [record['id'] for record in script.split([], sogouqa)[1]] == ['S0', 'S3', 'S6', 'S9']
-    assert json.loads((tmp_path / 'random_order.json').read_text(encoding='utf-8')) == list(range(10))
+    assert json.loads((tmp_path / 'random_order.json').read_text(encoding='utf-8')) == list(
+        range(10)
+    )
 
 
 def test_order_depends_on_the_seed(script, sogouqa, tmp_path):
@@ -156,7 +176,11 @@ def test_training_is_the_rest_twice_and_webqa_once(script, sogouqa):
     train_data, valid_data = script.split([record('W0'), record('W1')], sogouqa)
     validation = {record['id'] for record in valid_data}
     expected = {f'S{i}': 2 for i in range(10) if f'S{i}' not in validation}
-    assert collections.Counter(record['id'] for record in train_data) == {**expected, 'W0': 1, 'W1': 1}
+    assert collections.Counter(record['id'] for record in train_data) == {
+        **expected,
+        'W0': 1,
+        'W1': 1,
+    }
 
 
 @pytest.mark.parametrize('lacking', ['id', 'question', 'passages'])
@@ -167,12 +191,15 @@ def test_incomplete_records_are_left_out_of_training(script, sogouqa, lacking, t
         del sogouqa[i][lacking]
     webqa = [record('W0'), {**record('W1'), lacking: None}]
     train_data, valid_data = script.split(webqa, sogouqa)
-    assert sorted(record['id'] for record in train_data) == sorted(['S1', 'S2', 'S5', 'S7', 'S8'] * 2 + ['W0'])
+    assert sorted(record['id'] for record in train_data) == sorted(
+        ['S1', 'S2', 'S5', 'S7', 'S8'] * 2 + ['W0']
+    )
     assert valid_data == [sogouqa[i] for i in (0, 3, 6, 9)]
 
 
 @pytest.mark.parametrize(
-    'saved', ['[0, 1, 2]', str([*range(11)]), str([0, *range(9)]), '["0"]', '[0, "1"]', '{}', '7', '[0, 1']
+    'saved',
+    ['[0, 1, 2]', str([*range(11)]), str([0, *range(9)]), '["0"]', '[0, "1"]', '{}', '7', '[0, 1'],
 )
 def test_saved_order_of_other_data_is_refused(script, sogouqa, tmp_path, saved):
     path = tmp_path / 'random_order.json'
@@ -202,12 +229,16 @@ def test_every_passage_is_drawn_equally_often(script):
 
 def test_separators_become_commas_one_for_one(script):
     """So character offsets survive; no other punctuation and no other white space is touched."""
-    assert targets(script, complete(('a、 b；，c;。\u3000\t,、d', ''))) == {'a,,b,,c;。\u3000\t,,d': ''}
+    assert targets(script, complete(('a、 b；，c;。\u3000\t,、d', ''))) == {
+        'a,,b,,c;。\u3000\t,,d': ''
+    }
 
 
 def test_target_is_the_first_of_all_answers_that_the_passage_holds(script):
     """Not the passage's own label, nor the answer that stands first in it."""
-    labelled = complete(('天津', '天津'), ('在上海', '上海'), ('北京和上海', '北京'), ('重庆', ''), ('北京', '重庆'))
+    labelled = complete(
+        ('天津', '天津'), ('在上海', '上海'), ('北京和上海', '北京'), ('重庆', ''), ('北京', '重庆')
+    )
     assert targets(script, labelled) == {
         '天津': '天津', '在上海': '上海', '北京和上海': '上海', '重庆': '重庆', '北京': '北京'
     }  # fmt: skip
@@ -220,7 +251,9 @@ def test_target_is_empty_where_the_passage_holds_no_answer(script):
 
 def test_all_parts_of_a_list_must_occur(script):
     """In any order and apart; the spaces of the target become commas."""
-    labelled = complete(('北京', '上海 北京 天津'), ('天津在北京，上海', ''), ('上海北京', '北京 上海'))
+    labelled = complete(
+        ('北京', '上海 北京 天津'), ('天津在北京，上海', ''), ('上海北京', '北京 上海')
+    )
     assert targets(script, labelled) == {
         '北京': '', '天津在北京,上海': '上海,北京,天津', '上海北京': '北京,上海'
     }  # fmt: skip
@@ -245,10 +278,21 @@ def test_targets_of_real_questions(script, shared):
     rng, seen = np.random.default_rng(0), collections.Counter()
     for real in script.load_questions(os.path.join(shared, 'WebQA.json')):
         passage, question, target = script.training_pair(real, rng)
-        labels = {p['answer'].replace(' ', ',') for p in real['passages'] if same_text(p['passage'], passage)}
+        labels = {
+            p['answer'].replace(' ', ',')
+            for p in real['passages']
+            if same_text(p['passage'], passage)
+        }
         answers = [p['answer'] for p in real['passages'] if p['answer']]
-        ends = [max((passage + part).index(part) + len(part) for part in answer.split(' ')) for answer in answers]
-        held = [answer for answer, end in zip(answers, ends, strict=True) if end <= min(len(passage), 254)]
+        ends = [
+            max((passage + part).index(part) + len(part) for part in answer.split(' '))
+            for answer in answers
+        ]
+        held = [
+            answer
+            for answer, end in zip(answers, ends, strict=True)
+            if end <= min(len(passage), 254)
+        ]
         assert target == (held[0].replace(' ', ',') if held else '')
         assert question == real['question'] and labels  # else none of the passages was drawn
         seen['empty'] += not target
@@ -288,10 +332,25 @@ def test_tokenizer_lowers_case(script, small):
     assert tokenizer.tokenize('AB犇中') == ['[CLS]', 'ab', '犇', '中', '[SEP]']
 
 
-@pytest.mark.skipif(importlib.metadata.version('bert4keras') != '0.8.1', reason='later versions have another rule')
+@pytest.mark.skipif(
+    importlib.metadata.version('bert4keras') != '0.8.1', reason='later versions have another rule'
+)
 def test_words_are_cut_as_bert4keras_cuts_them(script, tmp_path):
     """Version 0.11.5 makes one [UNK] of a word with an unknown piece, or of over 200 letters."""
-    vocabulary = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', *'abc', 'ab', 'abca', '##a', '##b', '##bc', '##cab', '##中']
+    vocabulary = [
+        '[PAD]',
+        '[UNK]',
+        '[CLS]',
+        '[SEP]',
+        *'abc',
+        'ab',
+        'abca',
+        '##a',
+        '##b',
+        '##bc',
+        '##cab',
+        '##中',
+    ]
     (tmp_path / 'vocab.txt').write_text('\n'.join(vocabulary), encoding='utf-8')
     ours, _, _ = script.load_tokenizer(str(tmp_path / 'vocab.txt'))
     theirs = script.Tokenizer(ours._token_dict, do_lower_case=True)
@@ -320,7 +379,9 @@ def test_vocabulary_without_a_special_token_is_refused(script, tmp_path, lacking
     path.write_text('\n'.join(token for token in VOCABULARY if token != lacking), encoding='utf-8')
     message = refusal(script.load_tokenizer, str(path))
     assert message.startswith(f'{path}: ') and lacking in message
-    assert all(token == lacking or token not in message for token in ('[PAD]', '[UNK]', '[CLS]', '[SEP]'))
+    assert all(
+        token == lacking or token not in message for token in ('[PAD]', '[UNK]', '[CLS]', '[SEP]')
+    )
 
 
 # ------------------------------------------------------------------------------------------------ the lengths
@@ -344,10 +405,18 @@ def tokenizer(script, small):
         ('中', '一二三四五', '北', '[CLS] 中 [SEP] 一 二 三 四 五 [SEP] 北 [SEP]', 2),
         ('中', '一二三四五六七八', '北', '[CLS] 中 [SEP] 一 二 三 四 五 [SEP] 北 [SEP]', 2),
         ('中', '一', '二三四五六七八', '[CLS] 中 [SEP] 一 [SEP] 二 三 四 五 六 [SEP]', 6),
-        ('中', '一二三四五六七八', '二三四五六七八', '[CLS] 中 [SEP] 一 二 三 [SEP] 二 三 四 [SEP]', 4),
+        (
+            '中',
+            '一二三四五六七八',
+            '二三四五六七八',
+            '[CLS] 中 [SEP] 一 二 三 [SEP] 二 三 四 [SEP]',
+            4,
+        ),
     ],
 )
-def test_lengths_and_segments_of_a_pair(script, tokenizer, passage, question, answer, tokens, answer_tokens):
+def test_lengths_and_segments_of_a_pair(
+    script, tokenizer, passage, question, answer, tokens, answer_tokens
+):
     """Each of the three keeps its [SEP] when it is cut; question and answer with theirs take 5 + 3 at most."""
     token_ids, segment_ids = script.encode_pair(tokenizer, passage, question, answer)
     assert token_ids == tokenizer.tokens_to_ids(tokens.split())
@@ -359,7 +428,9 @@ def test_lengths_of_real_pairs(script, shared):
     longest, rng = 0, np.random.default_rng(0)
     for real in script.load_questions(os.path.join(shared, 'WebQA.json')):
         token_ids, segment_ids = script.encode_pair(tokenizer, *script.training_pair(real, rng))
-        p_len, q_end, end = (i + 1 for i, token in enumerate(token_ids) if token == tokenizer._token_end_id)
+        p_len, q_end, end = (
+            i + 1 for i, token in enumerate(token_ids) if token == tokenizer._token_end_id
+        )
         assert p_len <= 256 and end == len(token_ids) <= p_len + 64 + 32
         assert segment_ids == [0] * q_end + [1] * (end - q_end)
         longest = max(longest, p_len)
@@ -370,7 +441,9 @@ def test_question_and_passages_are_cut_when_reading(script, tokenizer):
     """The question has five places for four tokens and its [SEP], however short the passage."""
     reader, seen = script.ReadingComprehension.__new__(script.ReadingComprehension), []
     reader.tokenizer = tokenizer
-    reader.beam_search = lambda questions, topk: seen.extend(questions) or [script.Search(topk, 3)] * len(questions)
+    reader.beam_search = lambda questions, topk: (
+        seen.extend(questions) or [script.Search(topk, 3)] * len(questions)
+    )
     questions = [('北京上海天津', ['中', '中国中国中国中国']), ('北京上海', ['中国中国中国'])]
     assert [answer.text for answer in reader.answers(questions)] == ['', '']
     long, short = '[CLS] 中 国 中 国 中 国 [SEP]', '[CLS] 中 [SEP]'
@@ -407,15 +480,21 @@ def test_every_question_comes_once_an_epoch(script, seven, tokenizer):
     """Also where the last batch is not full; each time with another passage and in another order."""
     epochs = read_epochs(script, seven, tokenizer)
     digits = tokenizer.tokens_to_ids('0123456')
-    orders = [[token for row in rows(epoch) for token in row if token in digits] for epoch in epochs]
+    orders = [
+        [token for row in rows(epoch) for token in row if token in digits] for epoch in epochs
+    ]
     assert all(sorted(order) == digits for order in orders)
     assert len(set(map(tuple, orders))) == len(epochs)
     draws = [sorted(str(row).replace(', 0', '') for row in rows(epoch)) for epoch in epochs]
     assert len(set(map(tuple, draws))) == len(epochs)
-    assert all(sorted(len(batch['Input-Token']) for batch in epoch) == [1, 3, 3] for epoch in epochs)
+    assert all(
+        sorted(len(batch['Input-Token']) for batch in epoch) == [1, 3, 3] for epoch in epochs
+    )
 
 
-def test_batches_are_of_like_length_within_a_window_and_in_a_random_order(script, tokenizer, monkeypatch):
+def test_batches_are_of_like_length_within_a_window_and_in_a_random_order(
+    script, tokenizer, monkeypatch
+):
     """Each window is sorted by itself, so an epoch does not begin with all its short passages."""
     script.batch_size = 4
     monkeypatch.setattr(script, 'window', 5)
@@ -423,7 +502,8 @@ def test_batches_are_of_like_length_within_a_window_and_in_a_random_order(script
     spans, firsts = [], []
     for number in range(3):
         lengths = [
-            [len(token_ids) for _, token_ids, _ in batch] for batch in script.draw_window(data, tokenizer, 0, number)
+            [len(token_ids) for _, token_ids, _ in batch]
+            for batch in script.draw_window(data, tokenizer, 0, number)
         ]
         assert len(lengths) == 5
         ranges = sorted((min(batch), max(batch)) for batch in lengths)
@@ -437,14 +517,20 @@ def test_batches_are_of_like_length_within_a_window_and_in_a_random_order(script
 def test_batch_is_a_dict_padded_with_0(script, seven, tokenizer):
     """Keras 2 takes the names of the model's inputs; a batch is as wide as its longest row."""
     pairs = [('北京', '北京'), ('在上海', ''), ('在上海', '北京')]
-    encoded = [script.encode_pair(tokenizer, passage, str(i), answer) for i in range(7) for passage, answer in pairs]
+    encoded = [
+        script.encode_pair(tokenizer, passage, str(i), answer)
+        for i in range(7)
+        for passage, answer in pairs
+    ]
     widths = set()
     for epoch in read_epochs(script, seven, tokenizer):
         for batch in epoch:
             assert list(batch) == ['Input-Token', 'Input-Segment']
             assert {values.dtype for values in batch.values()} == {np.dtype('int32')}
             length = [np.count_nonzero(row) for row in batch['Input-Token']]
-            pairs = zip(batch['Input-Token'].tolist(), batch['Input-Segment'].tolist(), length, strict=True)
+            pairs = zip(
+                batch['Input-Token'].tolist(), batch['Input-Segment'].tolist(), length, strict=True
+            )
             for token_ids, segment_ids, n in pairs:
                 assert (token_ids[:n], segment_ids[:n]) in encoded
                 assert not any(token_ids[n:] + segment_ids[n:])
@@ -466,8 +552,15 @@ def test_batches_depend_on_the_seed(script, seven, tokenizer):
 def bert_variables(folder):
     """Random values for all that a BERT checkpoint of the small configuration holds, in the order of the layers."""
     sizes = json.loads((folder / 'bert_config.json').read_text(encoding='utf-8'))
-    hidden, inner, vocabulary = sizes['hidden_size'], sizes['intermediate_size'], sizes['vocab_size']
-    dense, norm = {'kernel': [hidden, hidden], 'bias': [hidden]}, {'beta': [hidden], 'gamma': [hidden]}
+    hidden, inner, vocabulary = (
+        sizes['hidden_size'],
+        sizes['intermediate_size'],
+        sizes['vocab_size'],
+    )
+    dense, norm = (
+        {'kernel': [hidden, hidden], 'bias': [hidden]},
+        {'beta': [hidden], 'gamma': [hidden]},
+    )
     blocks = {
         'attention/self/query': dense,
         'attention/self/key': dense,
@@ -486,9 +579,13 @@ def bert_variables(folder):
     groups = {'bert/embeddings': embeddings, 'bert/embeddings/LayerNorm': norm}
     for i in range(sizes['num_hidden_layers']):
         groups.update({f'bert/encoder/layer_{i}/{name}': shapes for name, shapes in blocks.items()})
-    groups.update({'cls/predictions/transform/dense': dense, 'cls/predictions/transform/LayerNorm': norm})
+    groups.update(
+        {'cls/predictions/transform/dense': dense, 'cls/predictions/transform/LayerNorm': norm}
+    )
     groups['cls/predictions'] = {'output_bias': [vocabulary]}
-    shapes = {f'{group}/{name}': shape for group, names in groups.items() for name, shape in names.items()}
+    shapes = {
+        f'{group}/{name}': shape for group, names in groups.items() for name, shape in names.items()
+    }
     rng = np.random.default_rng(0)
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
@@ -508,30 +605,43 @@ def save_checkpoint(script, folder, variables):
 def build(script, folder, checkpoint):
     """Build the model of the small configuration and vocabulary; return it with keep_tokens."""
     _, keep_tokens, size = script.load_tokenizer(str(folder / 'vocab.txt'))
-    return script.build_model(str(folder / 'bert_config.json'), checkpoint, keep_tokens, size), keep_tokens
+    return script.build_model(
+        str(folder / 'bert_config.json'), checkpoint, keep_tokens, size
+    ), keep_tokens
 
 
 def test_weights_of_the_checkpoint_arrive(script, small):
     """The rows of keep_tokens of the vocabulary, all of the rest; what else the checkpoint holds is left alone."""
     variables = bert_variables(small)
     extra = {'bert/pooler/dense/bias': np.zeros(16, np.float32), 'global_step': np.array(7)}
-    model, keep_tokens = build(script, small, save_checkpoint(script, small, {**extra, **variables}))
+    model, keep_tokens = build(
+        script, small, save_checkpoint(script, small, {**extra, **variables})
+    )
     assert keep_tokens != list(range(len(keep_tokens)))
     for weight, (name, value) in zip(model.weights, variables.items(), strict=True):
         of_vocabulary = name in ('bert/embeddings/word_embeddings', 'cls/predictions/output_bias')
-        np.testing.assert_array_equal(weight.numpy(), value[keep_tokens] if of_vocabulary else value, name)
+        np.testing.assert_array_equal(
+            weight.numpy(), value[keep_tokens] if of_vocabulary else value, name
+        )
 
 
 @pytest.mark.parametrize(
     'name',
-    ['bert/embeddings/word_embeddings', 'bert/encoder/layer_1/attention/self/key/bias', 'cls/predictions/output_bias'],
+    [
+        'bert/embeddings/word_embeddings',
+        'bert/encoder/layer_1/attention/self/key/bias',
+        'cls/predictions/output_bias',
+    ],
 )
 def test_missing_variable_is_named(script, small, name):
     variables = bert_variables(small)
     del variables[name]
     checkpoint = save_checkpoint(script, small, variables)
     message = refusal(build, script, small, checkpoint)
-    assert message.startswith(f'{checkpoint}: no BERT with its masked language model (') and name in message
+    assert (
+        message.startswith(f'{checkpoint}: no BERT with its masked language model (')
+        and name in message
+    )
 
 
 @pytest.mark.parametrize('name', ['bert/embeddings/word_embeddings', 'cls/predictions/output_bias'])
@@ -555,14 +665,17 @@ def test_checkpoint_of_another_vocabulary_names_both_sizes(script, small, name):
     ],
 )
 def test_variable_of_another_shape_is_named(script, small, name, shape, expected):
-    checkpoint = save_checkpoint(script, small, {**bert_variables(small), name: np.zeros(shape, np.float32)})
+    checkpoint = save_checkpoint(
+        script, small, {**bert_variables(small), name: np.zeros(shape, np.float32)}
+    )
     message = refusal(build, script, small, checkpoint)
     assert message.startswith(f'{checkpoint}: ')
     assert name in message and str(tuple(shape)) in message and str(tuple(expected)) in message
 
 
 @pytest.mark.parametrize(
-    ('suffix', 'content'), [('.data-00000-of-00001', None), ('.index', None), ('.index', b'no index')]
+    ('suffix', 'content'),
+    [('.data-00000-of-00001', None), ('.index', None), ('.index', b'no index')],
 )
 def test_not_a_checkpoint(script, small, suffix, content):
     """Half of one, nothing, or something else under its name."""
@@ -570,7 +683,9 @@ def test_not_a_checkpoint(script, small, suffix, content):
     os.remove(checkpoint + suffix)
     if content:
         (small / f'bert_model.ckpt{suffix}').write_bytes(content)
-    assert refusal(build, script, small, checkpoint).startswith(f'{checkpoint}: no BERT with its masked language model')
+    assert refusal(build, script, small, checkpoint).startswith(
+        f'{checkpoint}: no BERT with its masked language model'
+    )
 
 
 def test_checkpoint_that_was_cut_off(script, small):
@@ -605,13 +720,19 @@ def test_random_weights_follow_initializer_range(script, small, initializer_rang
     """No two matrices alike: alike, queries, keys and values would learn the same."""
     path = small / 'bert_config.json'
     config = json.loads(path.read_text(encoding='utf-8'))
-    path.write_text(json.dumps({**config, 'initializer_range': initializer_range}), encoding='utf-8')
+    path.write_text(
+        json.dumps({**config, 'initializer_range': initializer_range}), encoding='utf-8'
+    )
     model, _ = build(script, small, '')
     matrices = [weight.numpy() for weight in model.weights if weight.shape.rank == 2]
     assert len(matrices) == 3 + 2 * 6 + 1
     for matrix in matrices:
         assert abs(matrix).max() <= 2 * initializer_range and abs(matrix.mean()) < initializer_range
-    assert 0.8 * initializer_range < np.concatenate([matrix.ravel() for matrix in matrices]).std() < initializer_range
+    assert (
+        0.8 * initializer_range
+        < np.concatenate([matrix.ravel() for matrix in matrices]).std()
+        < initializer_range
+    )
     assert len({matrix[0, :16].tobytes() for matrix in matrices}) == len(matrices)
 
 
@@ -647,8 +768,12 @@ def test_loss_by_hand(script, small):
     """1 answer token and 3: the mean over all 4 is 7 / 4 log 2, where the mean of the rows' means is 6 / 4."""
     model, tokenizer = build_small_model(script, small)
     trainer = script.Trainer(model, tokenizer._token_end_id)
-    trainer.losses = lambda token_ids, segment_ids, drop: script.tf.constant([1.0, 2.0, 2.0, 2.0]) * np.log(2)
-    token_ids, segment_ids = padded([([2, 1, 3, 3], [0, 0, 0, 1]), ([2, 3, 3, 1, 2, 3], [0, 0, 0, 1, 1, 1])])
+    trainer.losses = lambda token_ids, segment_ids, drop: (
+        script.tf.constant([1.0, 2.0, 2.0, 2.0]) * np.log(2)
+    )
+    token_ids, segment_ids = padded(
+        [([2, 1, 3, 3], [0, 0, 0, 1]), ([2, 3, 3, 1, 2, 3], [0, 0, 0, 1, 1, 1])]
+    )
     trainer.optimizer.apply_gradients = lambda pairs: None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script.tf, 'convert_to_tensor', lambda gradient: gradient)
@@ -657,7 +782,11 @@ def test_loss_by_hand(script, small):
 
 
 def mean_loss(script, model, token_ids, segment_ids):
-    losses = script.Trainer(model, 3).losses(script.tf.constant(token_ids), script.tf.constant(segment_ids)).numpy()
+    losses = (
+        script.Trainer(model, 3)
+        .losses(script.tf.constant(token_ids), script.tf.constant(segment_ids))
+        .numpy()
+    )
     assert losses.shape == (segment_ids.sum(),)
     return losses.mean()
 
@@ -670,10 +799,14 @@ def test_loss_is_the_cross_entropy_of_answers_alone(script, small):
         token_ids, segment_ids = padded(
             [
                 (rng.integers(4, 30, source + target).tolist(), [0] * source + [1] * target)
-                for source, target in zip(rng.integers(2, 20, count), rng.integers(1, 9, count), strict=True)
+                for source, target in zip(
+                    rng.integers(2, 20, count), rng.integers(1, 9, count), strict=True
+                )
             ]
         )
-        expected = cross_entropy(model.predict([token_ids, segment_ids], verbose=0), token_ids, segment_ids)
+        expected = cross_entropy(
+            model.predict([token_ids, segment_ids], verbose=0), token_ids, segment_ids
+        )
         assert mean_loss(script, model, token_ids, segment_ids) == pytest.approx(expected, abs=1e-5)
 
 
@@ -685,13 +818,21 @@ def test_bfloat16_is_of_the_products_alone(script, small):
     for script.precision in 'float32', 'bfloat16':
         trainer = script.Trainer(model, 3)
         trainer.dropout_rate = 0
-        trainer.optimizer.apply_gradients = lambda pairs: gradients.append([gradient for gradient, _ in pairs])
-        losses.append(trainer.train_step({'Input-Token': token_ids, 'Input-Segment': segment_ids})['loss'].numpy())
-    assert {script.tf.as_dtype(value.dtype) for value in [*losses, *gradients[1], *model.weights]} == {
-        script.tf.float32
-    }
+        trainer.optimizer.apply_gradients = lambda pairs: gradients.append(
+            [gradient for gradient, _ in pairs]
+        )
+        losses.append(
+            trainer.train_step({'Input-Token': token_ids, 'Input-Segment': segment_ids})[
+                'loss'
+            ].numpy()
+        )
+    assert {
+        script.tf.as_dtype(value.dtype) for value in [*losses, *gradients[1], *model.weights]
+    } == {script.tf.float32}
     assert 0 < abs(losses[1] - losses[0]) < 0.01 * losses[0]
-    exact, rough = (np.concatenate([np.ravel(gradient) for gradient in column]) for column in gradients)
+    exact, rough = (
+        np.concatenate([np.ravel(gradient) for gradient in column]) for column in gradients
+    )
     assert 0 < np.linalg.norm(rough - exact) < 0.05 * np.linalg.norm(exact)
 
 
@@ -703,13 +844,17 @@ def test_loss_of_real_pairs(script, shared):
     """
     from bert4keras.models import build_transformer_model
 
-    config, checkpoint = (os.path.join(shared, 'tiny_bert', name) for name in ('bert_config.json', 'bert_model.ckpt'))
+    config, checkpoint = (
+        os.path.join(shared, 'tiny_bert', name) for name in ('bert_config.json', 'bert_model.ckpt')
+    )
     tokenizer, keep_tokens, size = script.load_tokenizer(os.path.join(shared, 'vocab.txt'))
     script.batch_size, script.epochs = 16, 1
     real = script.load_questions(os.path.join(shared, 'WebQA.json'))[:16]
     [batch] = script.training_dataset(real, tokenizer)
     token_ids, segment_ids = batch['Input-Token'].numpy(), batch['Input-Segment'].numpy()
-    theirs = build_transformer_model(config, checkpoint, application='unilm', keep_tokens=keep_tokens)
+    theirs = build_transformer_model(
+        config, checkpoint, application='unilm', keep_tokens=keep_tokens
+    )
     probas = theirs.predict([token_ids, segment_ids], verbose=0)
     model = script.build_model(config, checkpoint, keep_tokens, size)
     loss = mean_loss(script, model, token_ids, segment_ids)
@@ -732,12 +877,21 @@ def test_training_goes_as_the_original_does(script, shared, tmp_path):
 
     bert = os.path.join(shared, 'tiny_bert')
     with open(os.path.join(bert, 'bert_config.json'), encoding='utf-8') as file:
-        config = {**json.load(file), 'hidden_dropout_prob': 0.0, 'attention_probs_dropout_prob': 0.0}
+        config = {
+            **json.load(file),
+            'hidden_dropout_prob': 0.0,
+            'attention_probs_dropout_prob': 0.0,
+        }
     write_json(tmp_path / 'bert_config.json', config)
     tokenizer, keep_tokens, size = script.load_tokenizer(os.path.join(shared, 'vocab.txt'))
     script.max_p_len, script.batch_size, script.learning_rate, script.epochs = 48, 8, 1e-4, 4
     models = [
-        script.build_model(str(tmp_path / 'bert_config.json'), os.path.join(bert, 'bert_model.ckpt'), keep_tokens, size)
+        script.build_model(
+            str(tmp_path / 'bert_config.json'),
+            os.path.join(bert, 'bert_model.ckpt'),
+            keep_tokens,
+            size,
+        )
         for _ in range(2)
     ]
     theirs, ours = build_train_model(models[0], script.learning_rate), script.Trainer(models[1], 3)

@@ -68,7 +68,9 @@ def test_passage_given_three_times_votes_three_times(script):
     probas = np.float32([[[0.5, 0.1]], [[0.2, 0.3]], [[0.9, 0.0]]])
     votes = script.vote(probas, np.float32([3, 1, 1]), [1, 1, 0], 2)
     expected = (3 * 0.5**2 + 0.2**2) / (1 + 3 * 0.5 + 0.2)
-    np.testing.assert_allclose(votes[1, 0], [expected, (3 * 0.1**2 + 0.3**2) / (1 + 3 * 0.1 + 0.3)], rtol=1e-6)
+    np.testing.assert_allclose(
+        votes[1, 0], [expected, (3 * 0.1**2 + 0.3**2) / (1 + 3 * 0.1 + 0.3)], rtol=1e-6
+    )
     np.testing.assert_allclose(votes[0, 0], [0.81 / 1.9, 0], rtol=1e-6)
 
 
@@ -113,9 +115,12 @@ def test_questions_read_together_answer_as_each_alone(script, small):
         for _ in range(rng.integers(1, 10)):
             longest = rng.choice([2, 20, 90])
             passages = [
-                [2, *rng.integers(4, 31, rng.integers(0, longest)).tolist(), END] for _ in range(rng.integers(0, 9))
+                [2, *rng.integers(4, 31, rng.integers(0, longest)).tolist(), END]
+                for _ in range(rng.integers(0, 9))
             ]
-            questions.append((passages + passages[: rng.integers(0, 3)], [*rng.integers(4, 31, 3).tolist(), END]))
+            questions.append(
+                (passages + passages[: rng.integers(0, 3)], [*rng.integers(4, 31, 3).tolist(), END])
+            )
         questions.append(questions[0])
         reader.mode, topk = rng.choice(['extractive', 'generative']), int(rng.integers(1, 6))
         together = reader.beam_search(questions, topk)
@@ -138,7 +143,9 @@ def test_extractive_answer_is_a_run_of_passage_tokens(script):
 
 
 def test_question_tokens_do_not_count_as_passage(small_reader):
-    small_reader = fixed(small_reader, lambda source, beam: {20: 0.9, 10: 0.05} if not beam else {END: 1.0})
+    small_reader = fixed(
+        small_reader, lambda source, beam: {20: 0.9, 10: 0.05} if not beam else {END: 1.0}
+    )
     assert search(small_reader, [[2, 10, END]], [20, END], 1).answer == [10]
     small_reader.mode = 'generative'
     assert search(small_reader, [[2, 10, END]], [20, END], 1).answer == [20]
@@ -188,7 +195,10 @@ def test_answer_stops_at_max_a_len(script, small_reader):
     [
         ('人口在BeiJing，上海', 'BeiJing，上海'),  # case and punctuation as in the passage
         ('中国是𠮷喆的', '𠮷喆'),  # characters outside the vocabulary
-        ('İstanbul在北京、\t上海', '北京、\t上海'),  # a character whose lower case is two; dropped white space
+        (
+            'İstanbul在北京、\t上海',
+            '北京、\t上海',
+        ),  # a character whose lower case is two; dropped white space
         ('在cafe\u0301里', 'cafe\u0301'),  # an accent of its own
         ('ΑΣ在北京', 'ΑΣ'),  # a capital that has two lower-case forms
         ('ＡＢ在 ', 'ＡＢ'),
@@ -219,7 +229,9 @@ def test_any_text_can_be_read(tokenizer_only, text, data):
     reader, token_ids = reader_of(tokenizer_only, text)
     if token_ids:
         answer = write(reader, text, *span(data, token_ids))
-        assert answer.passage is None or (answer.text and answer.text == text[answer.start : answer.end])
+        assert answer.passage is None or (
+            answer.text and answer.text == text[answer.start : answer.end]
+        )
 
 
 @given(st.text('中国北京𠮷喆犇，。 、；「Ａ\t\n\u3000', max_size=30), st.data())
@@ -233,7 +245,9 @@ def test_offsets_are_those_of_the_first_place_with_these_tokens(tokenizer_only, 
     if token_ids:
         start, end = span(data, token_ids)
         answer = write(reader, text, start, end)
-        first = next(i for i in range(start + 1) if token_ids[i : i + end - start] == token_ids[start:end])
+        first = next(
+            i for i in range(start + 1) if token_ids[i : i + end - start] == token_ids[start:end]
+        )
         assert (answer.start, answer.end) == (places[first], places[first + end - start - 1] + 1)
 
 
@@ -255,7 +269,9 @@ def span(data, token_ids):
 
 def write(reader, text, start, end):
     """The answer if the model wrote tokens start to end of the text."""
-    reader.beam_search = lambda questions, topk: [written_search(questions[0][0][0][1 + start : 1 + end], 0.0, [0])]
+    reader.beam_search = lambda questions, topk: [
+        written_search(questions[0][0][0][1 + start : 1 + end], 0.0, [0])
+    ]
     return reader.answer('?', [text])
 
 
@@ -272,8 +288,15 @@ def tokenizer_only(tmp_path_factory):
 
 # a set of questions read together: (seed of the weights, mode, topk, [(passages, question), ...]), as token ids
 tokens = st.integers(4, 30)
-passages = st.lists(st.lists(tokens, max_size=20) | st.lists(tokens, min_size=1, max_size=1), min_size=1, max_size=15)
-repeating = passages.flatmap(lambda some: st.lists(st.sampled_from(some), min_size=1, max_size=15)) | passages
+passages = st.lists(
+    st.lists(tokens, max_size=20) | st.lists(tokens, min_size=1, max_size=1),
+    min_size=1,
+    max_size=15,
+)
+repeating = (
+    passages.flatmap(lambda some: st.lists(st.sampled_from(some), min_size=1, max_size=15))
+    | passages
+)
 question_sets = st.tuples(
     st.integers(0, 7),
     st.sampled_from(['extractive', 'generative']),
@@ -301,7 +324,10 @@ def test_reader_writes_what_the_reference_decoder_writes(script, small):
     """2,000 random questions in sets of 1 to 9 that are read together; the reference reads each alone."""
     script.max_a_len = 6
     model, tokenizer = build_small_model(script, small)
-    reader, reference = script.ReadingComprehension(model, tokenizer), CompiledReference(script, model, 6)
+    reader, reference = (
+        script.ReadingComprehension(model, tokenizer),
+        CompiledReference(script, model, 6),
+    )
     longest = np.random.default_rng(0).integers(4, 30, script.max_p_len - 2).tolist()
     seen = collections.Counter()
 
@@ -311,11 +337,15 @@ def test_reader_writes_what_the_reference_decoder_writes(script, small):
         reference.mode = reader.mode
         if seed == 7:
             questions = [([*passages, longest], question) for passages, question in questions]
-        questions = [([[2, *p, END] for p in passages], [*question, END]) for passages, question in questions]
+        questions = [
+            ([[2, *p, END] for p in passages], [*question, END]) for passages, question in questions
+        ]
         for question, found in zip(questions, reader.beam_search(questions, topk), strict=True):
             assert found.answer == reference.answer(*question, topk)
             assert found.remaining == reference.remaining.tolist()
-            assert found.score == pytest.approx(reference.score, abs=1e-5, rel=3e-6)  # of float32, over several tokens
+            assert found.score == pytest.approx(
+                reference.score, abs=1e-5, rel=3e-6
+            )  # of float32, over several tokens
             p_token_ids, _ = question
             seen['cases'] += 1
             seen['repeated passages'] += len(set(map(tuple, p_token_ids))) < len(p_token_ids)
@@ -330,9 +360,13 @@ def test_reader_writes_what_the_reference_decoder_writes(script, small):
     examples = 0
     while seen['cases'] < 2000:  # how many there are in a set is drawn too
         examples += 1
-        with_seed(examples)(settings(max_examples=50, deadline=None, database=None)(given(question_sets)(compare)))()
+        with_seed(examples)(
+            settings(max_examples=50, deadline=None, database=None)(given(question_sets)(compare))
+        )()
     print(dict(seen))
-    assert all(seen[mode, topk] for mode in ('extractive', 'generative') for topk in (1, 2, 3, 4, 5))
+    assert all(
+        seen[mode, topk] for mode in ('extractive', 'generative') for topk in (1, 2, 3, 4, 5)
+    )
     assert all(count >= 20 for kind, count in seen.items() if isinstance(kind, str))
 
 
@@ -341,16 +375,23 @@ def test_shapes_of_reading_recur(script, small, monkeypatch):
     tf, packing, shapes = script.tf, script.packing, []
 
     def recorded(rows, columns, shape):
-        tf.py_function(lambda *seen: shapes.append([int(size) for size in seen]), [tf.size(rows), *shape], [])
+        tf.py_function(
+            lambda *seen: shapes.append([int(size) for size in seen]), [tf.size(rows), *shape], []
+        )
         return packing(rows, columns, shape)
 
     monkeypatch.setattr(script, 'packing', recorded)
     model, tokenizer = build_small_model(script, small)
     reader, rng = script.ReadingComprehension(model, tokenizer), np.random.default_rng(0)
     for _ in range(300):
-        reader.unilm.read(sorted(([10] * rng.integers(2, 300) for _ in range(rng.integers(1, 40))), key=len))
+        reader.unilm.read(
+            sorted(([10] * rng.integers(2, 300) for _ in range(rng.integers(1, 40))), key=len)
+        )
     padded = [shape for shape in shapes if shape[3] > 1]  # not those of the last layer
-    assert all(tokens % 32 == 0 and rows % 4 == 0 and longest % 32 == 0 for tokens, rows, _, longest in padded)
+    assert all(
+        tokens % 32 == 0 and rows % 4 == 0 and longest % 32 == 0
+        for tokens, rows, _, longest in padded
+    )
     assert len({(rows, longest) for _, rows, _, longest in padded}) <= 60 < len(padded) / 10
 
 
@@ -360,7 +401,9 @@ def resident_memory():
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith('VmRSS'))
 
 
-@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='only Linux tells how much memory is held')
+@pytest.mark.skipif(
+    not os.path.exists('/proc/self/status'), reason='only Linux tells how much memory is held'
+)
 def test_memory_stays_flat(script, small):
     """1,000 questions, no two of the same shape: no retracing, no cache that grows."""
     script.max_a_len = 6
@@ -369,7 +412,10 @@ def test_memory_stays_flat(script, small):
     for _ in range(10):
         questions = [
             (
-                [[2, *rng.integers(4, 31, rng.integers(1, 100)).tolist(), END] for _ in range(rng.integers(1, 12))],
+                [
+                    [2, *rng.integers(4, 31, rng.integers(1, 100)).tolist(), END]
+                    for _ in range(rng.integers(1, 12))
+                ],
                 [*rng.integers(4, 31, rng.integers(1, 9)).tolist(), END],
             )
             for _ in range(100)
@@ -379,7 +425,10 @@ def test_memory_stays_flat(script, small):
         sizes.append(resident_memory())
     print(f'memory after each hundred questions, MB: {[round(peak) for peak in sizes]}')
     assert sizes[-1] - sizes[2] < 50
-    traces = reader.unilm._read.experimental_get_tracing_count(), reader.unilm.write.experimental_get_tracing_count()
+    traces = (
+        reader.unilm._read.experimental_get_tracing_count(),
+        reader.unilm.write.experimental_get_tracing_count(),
+    )
     assert traces == (1, 1)
 
 
@@ -387,7 +436,9 @@ def test_bfloat16_is_nearly_float32_and_follows_the_weights(script, small):
     """It reads copies of the weights, which must not outlive an update."""
     model, tokenizer = build_small_model(script, small)
     rng = np.random.default_rng(0)
-    sources = sorted(([2, *rng.integers(4, 30, rng.integers(1, 40)).tolist(), END] for _ in range(50)), key=len)
+    sources = sorted(
+        ([2, *rng.integers(4, 30, rng.integers(1, 40)).tolist(), END] for _ in range(50)), key=len
+    )
     readers = []
     for script.precision in 'float32', 'bfloat16':
         readers.append(script.ReadingComprehension(model, tokenizer).unilm)
@@ -418,7 +469,9 @@ def test_reference_decoder_writes_what_bert4keras_beam_search_writes(script, sma
         topk = 1 + i % 3
         ours = decoder.answer(p_token_ids, [5, END], topk)
         decoder.remaining = np.arange(4)
-        theirs = AutoRegressiveDecoder.beam_search(decoder, [[*p, 5, END] for p in p_token_ids], topk).tolist()
+        theirs = AutoRegressiveDecoder.beam_search(
+            decoder, [[*p, 5, END] for p in p_token_ids], topk
+        ).tolist()
         assert [token for token in theirs if token != END] == ours
         lengths[len(ours)] += 1
     assert len(lengths) > 2

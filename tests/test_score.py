@@ -94,7 +94,11 @@ def test_answer_is_stripped_of_ascii_white_space():
 def test_empty_answer_is_wrong():
     """Even where a variant is nothing but punctuation."""
     reference = Reference('。', ('。', ''))
-    assert score_answer('', reference) == score_answer(' \t\r\n\v\f', reference) == (False, 0, 0, 0, None)
+    assert (
+        score_answer('', reference)
+        == score_answer(' \t\r\n\v\f', reference)
+        == (False, 0, 0, 0, None)
+    )
     assert score_answer('！', reference) == (True, 0, 0, 0, None)
 
 
@@ -122,7 +126,15 @@ def test_correct_as_a_list_in_any_order():
 def test_list_is_split_at_single_spaces():
     """Two separators in a row leave an empty part; a tab splits nothing, nor does ＃, which is no punctuation yet."""
     reference = Reference('巴西 印度', ('巴西印度',))
-    for answer in '印度  巴西', '印度，，巴西', '印度\t巴西', '印度＃巴西', '印度\u00a0巴西', '印度', '印度 巴西 中国':
+    for answer in (
+        '印度  巴西',
+        '印度，，巴西',
+        '印度\t巴西',
+        '印度＃巴西',
+        '印度\u00a0巴西',
+        '印度',
+        '印度 巴西 中国',
+    ):
         assert not score_answer(answer, reference).correct, answer
     assert score_answer('印度#巴西', reference).correct
     assert score_answer('印度  巴西', Reference('巴西、 印度', ('巴西',))).correct
@@ -142,7 +154,13 @@ def test_f1_counts_characters_with_multiplicity():
 def test_f1_is_the_best_over_the_variants():
     """中国 gives 0.8, 中国人民 6 / 7, whichever comes first; precision and recall are those of the best."""
     for variants in ('中国', '中国人民', '美'), ('中国人民', '中国', '美'):
-        assert score_answer('中国人', Reference('?', variants)) == (False, pytest.approx(6 / 7), 1, 3 / 4, '中国人民')
+        assert score_answer('中国人', Reference('?', variants)) == (
+            False,
+            pytest.approx(6 / 7),
+            1,
+            3 / 4,
+            '中国人民',
+        )
 
 
 def test_f1_compares_norms():
@@ -161,7 +179,12 @@ def test_means_over_the_lines_and_final(files):
     with open(files / 'predictions', 'a', encoding='utf-8') as file:
         file.write('3\t印度，巴西\n')
     accuracy, f1 = 2 / 4, (1 + 6 / 7 + 0 + 1) / 4
-    expected = {'Accuracy': accuracy, 'F1': pytest.approx(f1), 'Final': pytest.approx((accuracy + f1) / 2), 'total': 4}
+    expected = {
+        'Accuracy': accuracy,
+        'F1': pytest.approx(f1),
+        'Final': pytest.approx((accuracy + f1) / 2),
+        'total': 4,
+    }
     assert result(files / 'predictions', '--answers', files / 'answers') == expected
 
 
@@ -189,7 +212,9 @@ def test_last_line_of_standard_output_is_the_json(files):
 
 def test_only_a_line_feed_ends_a_line(files):
     """str.splitlines() would also split at U+2028, open() at CR; CR LF is fine, and the last one may be missing."""
-    (files / 'predictions').write_bytes('1\t北\u2028京\x85市\r\n1\t北\r京\r\n2\t中国人民\n3\t印度，巴西'.encode())
+    (files / 'predictions').write_bytes(
+        '1\t北\u2028京\x85市\r\n1\t北\r京\r\n2\t中国人民\n3\t印度，巴西'.encode()
+    )
     measured = result(files / 'predictions', '--answers', files / 'answers')
     assert (measured['Accuracy'], measured['total']) == (3 / 4, 4)
 
@@ -197,15 +222,21 @@ def test_only_a_line_feed_ends_a_line(files):
 def test_official_answers_are_read_as_they_stand(files):
     """A variant is split off at | only, and the standard answer is no variant of itself."""
     (files / 'answers').write_bytes('a#1\tＡ、B|\t《Ａ》|b c|\u00a0\r\n'.encode())
-    assert load_official_answers(files / 'answers') == {'a#1': Reference('Ａ、B|', ('《Ａ》', 'b c', '\u00a0'))}
+    assert load_official_answers(files / 'answers') == {
+        'a#1': Reference('Ａ、B|', ('《Ａ》', 'b c', '\u00a0'))
+    }
 
 
 def test_dataset_instead_of_official_answers(files):
     """Every answer of its passages is a variant, the most frequent one the standard answer of a list."""
-    passages = [{'passage': '', 'answer': answer} for answer in ('北京', '', '上海 天津', '上海 天津')]
+    passages = [
+        {'passage': '', 'answer': answer} for answer in ('北京', '', '上海 天津', '上海 天津')
+    ]
     records = [{**record('a'), 'passages': passages}, {**record('b'), 'passages': passages[1:2]}]
     write_json(files / 'dataset.json', records)
-    (files / 'predictions').write_text('a\t北京\na\t天津 上海\na\t中国\nb\t北京\n', encoding='utf-8')
+    (files / 'predictions').write_text(
+        'a\t北京\na\t天津 上海\na\t中国\nb\t北京\n', encoding='utf-8'
+    )
     expected = {'Accuracy': 0.5, 'F1': 0.5, 'Final': 0.5, 'total': 4}
     assert result(files / 'predictions', '--dataset', files / 'dataset.json') == expected
 
@@ -223,7 +254,9 @@ def test_byte_order_mark_is_no_part_of_the_first_id(files):
     """Windows editors put one before every file that they save as UTF-8."""
     expected = result(files / 'predictions', '--answers', files / 'answers')
     for name in 'predictions', 'answers':  # first in one of them alone
-        (files / name).write_text('\ufeff' + (files / name).read_text(encoding='utf-8'), encoding='utf-8')
+        (files / name).write_text(
+            '\ufeff' + (files / name).read_text(encoding='utf-8'), encoding='utf-8'
+        )
         assert result(files / 'predictions', '--answers', files / 'answers') == expected
 
 
@@ -231,7 +264,9 @@ def test_output_goes_to_what_a_link_stands_for(files):
     (files / 'output').write_text('earlier', encoding='utf-8')
     (files / 'link').symlink_to('output')
     result(files / 'predictions', files / 'link', '--answers', files / 'answers')
-    assert (files / 'link').is_symlink() and len((files / 'output').read_text(encoding='utf-8').splitlines()) == 3
+    assert (files / 'link').is_symlink() and len(
+        (files / 'output').read_text(encoding='utf-8').splitlines()
+    ) == 3
 
 
 def test_output_may_be_a_pipe(files):
@@ -244,7 +279,9 @@ def test_output_may_be_a_pipe(files):
     assert (files / 'pipe').is_fifo()
 
 
-@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='only Linux has a device that is always full')
+@pytest.mark.skipif(
+    not os.path.exists('/dev/full'), reason='only Linux has a device that is always full'
+)
 def test_standard_output_without_room(files):
     command = [
         sys.executable,
@@ -254,7 +291,9 @@ def test_standard_output_without_room(files):
         files / 'answers',
     ]
     with open('/dev/full', 'w', encoding='utf-8') as full:
-        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, encoding='utf-8', check=False)
+        process = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, encoding='utf-8', check=False
+        )
     assert (process.returncode, process.stderr) == (1, 'standard output: No space left on device\n')
 
 
@@ -275,7 +314,10 @@ def test_unknown_id(files):
 def test_line_without_exactly_one_tab(files, wrong):
     (files / 'predictions').write_text(f'1\t北京\n{wrong}\n3\t印度\n', encoding='utf-8')
     line = failure(files / 'predictions', '--answers', files / 'answers')
-    assert line.startswith(f'{files / "predictions"}: line 2 ') and f'{wrong.count(chr(9))} tabs' in line
+    assert (
+        line.startswith(f'{files / "predictions"}: line 2 ')
+        and f'{wrong.count(chr(9))} tabs' in line
+    )
 
 
 def test_line_of_the_answers_without_exactly_two_tabs(files):
@@ -287,13 +329,19 @@ def test_line_of_the_answers_without_exactly_two_tabs(files):
 @pytest.mark.parametrize('which', ['predictions', 'answers'])
 @pytest.mark.parametrize(
     ('content', 'complaint'),
-    [(None, 'no such file'), (b'', 'empty'), ('1\t北京\t'.encode() + b'\xff\xfe\n', 'not UTF-8 at byte 9')],
+    [
+        (None, 'no such file'),
+        (b'', 'empty'),
+        ('1\t北京\t'.encode() + b'\xff\xfe\n', 'not UTF-8 at byte 9'),
+    ],
 )
 def test_file_missing_or_empty_or_not_utf8(files, which, content, complaint):
     (files / which).unlink()
     if content is not None:
         (files / which).write_bytes(content)
-    assert failure(files / 'predictions', '--answers', files / 'answers').startswith(f'{files / which}: {complaint}')
+    assert failure(files / 'predictions', '--answers', files / 'answers').startswith(
+        f'{files / which}: {complaint}'
+    )
 
 
 def test_folder_in_place_of_a_file(files):
@@ -331,7 +379,8 @@ def test_output_that_cannot_be_written_leaves_nothing_behind(files, place):
 def plain_norm(text):
     """DESIGN's norm, on UTF-8; what bytes call white space and lower case is ASCII's."""
     half = ''.join(
-        ' ' if c == '\u3000' else chr(ord(c) - 0xFEE0) if '\uff01' <= c <= '\uff5e' else c for c in text.decode()
+        ' ' if c == '\u3000' else chr(ord(c) - 0xFEE0) if '\uff01' <= c <= '\uff5e' else c
+        for c in text.decode()
     )
     return b''.join(plain_blank(half.encode().lower()).split())
 
@@ -348,7 +397,9 @@ def plain_parts(text):
 
 def plain_f1(answer, variant):
     answer, variant = plain_norm(answer).decode(), plain_norm(variant).decode()
-    common = sum(min(answer.count(character), variant.count(character)) for character in set(answer))
+    common = sum(
+        min(answer.count(character), variant.count(character)) for character in set(answer)
+    )
     if common == 0:
         return 0.0
     precision, recall = common / len(answer), common / len(variant)
@@ -365,7 +416,10 @@ def plain_score(answer, standard, variants):
     return correct, max(plain_f1(answer, variant) for variant in variants)
 
 
-common, odd = st.sampled_from('中国国人aAＡÉ１|、 '), st.sampled_from('＃#\u3000\u00a0\u2003\t\r\x1c。·\x7fΩé\u212a')
+common, odd = (
+    st.sampled_from('中国国人aAＡÉ１|、 '),
+    st.sampled_from('＃#\u3000\u00a0\u2003\t\r\x1c。·\x7fΩé\u212a'),
+)
 any_text = st.lists(common | odd, max_size=10).map(''.join) | st.text(max_size=8)
 
 
@@ -382,7 +436,9 @@ def test_score_is_what_the_rules_give_on_bytes():
             answer = random.choice(' 、，#').join(parts)
         variants = variants.split('|')
         score = score_answer(answer, Reference(standard, tuple(variants)))
-        correct, f1 = plain_score(answer.encode(), standard.encode(), [variant.encode() for variant in variants])
+        correct, f1 = plain_score(
+            answer.encode(), standard.encode(), [variant.encode() for variant in variants]
+        )
         assert (score.correct, score.f1) == (correct, f1)
         if f1:
             assert plain_f1(answer.encode(), score.variant.encode()) == f1
@@ -412,7 +468,9 @@ def test_official_answers_against_themselves_give_exactly_1(shared, tmp_path):
     official = os.path.join(shared, 'sogou_evaluation', 'qid_answer_expand')
     with open(official, encoding='utf-8') as file:
         lines = [line.split('\t') for line in file]
-    (tmp_path / 'predictions').write_text(''.join(f'{line[0]}\t{line[1]}\n' for line in lines), encoding='utf-8')
+    (tmp_path / 'predictions').write_text(
+        ''.join(f'{line[0]}\t{line[1]}\n' for line in lines), encoding='utf-8'
+    )
     expected = {'Accuracy': 1.0, 'F1': 1.0, 'Final': 1.0, 'total': 30000}
     assert result(tmp_path / 'predictions', '--answers', official) == expected
 
@@ -423,5 +481,7 @@ def test_only_the_standard_library_is_imported():
         'import sys; before = set(sys.modules); import evaluate_sogou;'
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
     )
-    process = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, encoding='utf-8', timeout=60)
+    process = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, encoding='utf-8', timeout=60
+    )
     assert process.stdout.split() == [evaluate_sogou.__name__]

@@ -99,7 +99,9 @@ def varied_record(name, rng):
     """A record of passages of many lengths; the answers, 北京 or 上海, stand after 在."""
     passages = []
     for _ in range(rng.integers(2, 5)):
-        before, after = (''.join(rng.choice(list('中国南天津重庆的是'), rng.integers(12))) for _ in range(2))
+        before, after = (
+            ''.join(rng.choice(list('中国南天津重庆的是'), rng.integers(12))) for _ in range(2)
+        )
         answer = str(rng.choice(['北京', '上海']))
         passages.append({'passage': f'{before}在{answer}{after}', 'answer': answer})
     return {'id': name, 'question': '人口' * rng.integers(1, 4) + '在哪里？', 'passages': passages}
@@ -120,7 +122,9 @@ def undisturbed(study, tmp_path_factory):
     folder = tmp_path_factory.mktemp('undisturbed')
     process = Process(folder, 'train', *options(study, folder / 'output'))
     life, last_line = process.life(), process.end()
-    return types.SimpleNamespace(output=folder / 'output', results=results(folder / 'output', last_line), life=life)
+    return types.SimpleNamespace(
+        output=folder / 'output', results=results(folder / 'output', last_line), life=life
+    )
 
 
 @pytest.fixture
@@ -145,15 +149,21 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
-def test_training_killed_at_any_moment_ends_as_if_it_had_not_been(script, study, undisturbed, tmp_path, capsys):
+def test_training_killed_at_any_moment_ends_as_if_it_had_not_been(
+    script, study, undisturbed, tmp_path, capsys
+):
     """Not even a backup that was being written, or weights that were being saved, may change a byte."""
 
     def lane(number):  # one of two that run at once
         rng, kills = np.random.default_rng(number), 0
         while kills < 10:
             output = tmp_path / f'output{number}-{kills}'
-            start = functools.partial(Process, tmp_path, 'train', *options(study, output), name=number)
-            while (process := start()).killed_after(rng.uniform(0, undisturbed.life) if kills < 10 else 120):
+            start = functools.partial(
+                Process, tmp_path, 'train', *options(study, output), name=number
+            )
+            while (process := start()).killed_after(
+                rng.uniform(0, undisturbed.life) if kills < 10 else 120
+            ):
                 kills += 1
             assert results(output, process.end()) == undisturbed.results
             assert set(os.listdir(output)) == set(os.listdir(undisturbed.output))
@@ -198,20 +208,36 @@ def test_reading_killed_at_any_moment_answers_the_rest(study, undisturbed, tmp_p
         shutil.copy(undisturbed.output / 'best_model.weights.h5', output)
         write_json(output / 'random_order.json', list(range(3 * total)))
         questions = [folder / 'questions.json'] if command == 'predict' else []
-        return Process(tmp_path, command, *questions, *options(folder, output), changes=COUNTED, name=command)
+        return Process(
+            tmp_path, command, *questions, *options(folder, output), changes=COUNTED, name=command
+        )
 
     def lane(command):
-        rng, name = np.random.default_rng(0), 'predictions.tsv' if command == 'eval' else 'answers_to_questions.tsv'
+        rng, name = (
+            np.random.default_rng(0),
+            'predictions.tsv' if command == 'eval' else 'answers_to_questions.tsv',
+        )
         process = start(command, tmp_path / f'undisturbed {command}')
         life = process.life()
-        expected = (tmp_path / f'undisturbed {command}' / name).read_bytes(), process.out.read_bytes()
+        expected = (
+            (tmp_path / f'undisturbed {command}' / name).read_bytes(),
+            process.out.read_bytes(),
+        )
         kills = midway = 0
         while kills < 10:
             output, lines = tmp_path / f'output {command} {kills}', []
             while True:
-                process, seconds = start(command, output), rng.uniform(0, life) if kills < 10 else 120
-                if kills < 10 and kills % 2 == 0:  # every other one while it answers, however fast the machine is
-                    while process.process.poll() is None and len(answered(output / name)) < len(lines) + 10:
+                process, seconds = (
+                    start(command, output),
+                    rng.uniform(0, life) if kills < 10 else 120,
+                )
+                if (
+                    kills < 10 and kills % 2 == 0
+                ):  # every other one while it answers, however fast the machine is
+                    while (
+                        process.process.poll() is None
+                        and len(answered(output / name)) < len(lines) + 10
+                    ):
                         time.sleep(0.01)
                     seconds = 0
                 if not process.killed_after(seconds):
@@ -219,12 +245,20 @@ def test_reading_killed_at_any_moment_answers_the_rest(study, undisturbed, tmp_p
                 kills += 1
                 before, lines = lines, answered(output / name)
                 assert lines[: len(before)] == before or (output / name).read_bytes() == expected[0]
-                assert re.findall(r'(\d+) questions to read', process.said()) in ([], [str(total - len(before))])
+                assert re.findall(r'(\d+) questions to read', process.said()) in (
+                    [],
+                    [str(total - len(before))],
+                )
                 midway += len(before) < len(lines) < total
             process.end()
-            assert re.findall(r'(\d+) questions to read', process.said()) in ([], [str(total - len(lines))])
+            assert re.findall(r'(\d+) questions to read', process.said()) in (
+                [],
+                [str(total - len(lines))],
+            )
             assert ((output / name).read_bytes(), process.out.read_bytes()) == expected
-            assert not [name for name in os.listdir(output) if 'unfinished' in name or '-of-' in name]
+            assert not [
+                name for name in os.listdir(output) if 'unfinished' in name or '-of-' in name
+            ]
         assert midway >= 2
         return kills, midway
 
@@ -259,7 +293,9 @@ def test_training_cut_off_after_a_step_ends_as_if_it_had_not_been(
 
         monkeypatch.setattr(owner, function, cut_off)
         with pytest.raises(Killed):
-            train(tmp_path / 'output', backup_minutes=1e-9)  # after every update, however fast the machine is
+            train(
+                tmp_path / 'output', backup_minutes=1e-9
+            )  # after every update, however fast the machine is
     monkeypatch.undo()
     if function == 'back_up':
         assert (tmp_path / 'output' / 'backup-12-1').exists()
@@ -273,14 +309,18 @@ def scored_epochs(script, output):
     """The epochs whose Final TensorBoard shows."""
     epochs = set()
     for path in (output / 'tensorboard').rglob('events*'):
-        with contextlib.suppress(script.tf.errors.DataLossError):  # cut off by a kill, as TensorBoard knows it
+        with contextlib.suppress(
+            script.tf.errors.DataLossError
+        ):  # cut off by a kill, as TensorBoard knows it
             for content in script.tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 event = script.tf.compat.v1.Event.FromString(content)
                 epochs |= {event.step for value in event.summary.value if 'Final' in value.tag}
     return epochs
 
 
-def test_signal_while_the_last_epoch_is_scored_is_heard(script, train, undisturbed, tmp_path, monkeypatch):
+def test_signal_while_the_last_epoch_is_scored_is_heard(
+    script, train, undisturbed, tmp_path, monkeypatch
+):
     """The score of all validation questions, which takes hours, is left to the next run."""
     output, original = tmp_path / 'output', script.save_best_weights
 
@@ -309,14 +349,21 @@ task.Progress.on_train_batch_end = slowly
 
 def test_signal_backs_up_and_says_how_to_continue(study, undisturbed, tmp_path):
     """Nothing but the signal asks for a backup here; the update it interrupts is finished."""
-    start = functools.partial(Process, tmp_path, 'train', *options(study, tmp_path / 'output', backup_minutes=10))
+    start = functools.partial(
+        Process, tmp_path, 'train', *options(study, tmp_path / 'output', backup_minutes=10)
+    )
     for number, moment in (signal.SIGINT, 'Epoch 2/'), (signal.SIGTERM, 'Epoch 3/'):
         process = start(changes=SLOWLY)  # or it would be over before the signal reaches it
         process.wait_for(moment)
         process.process.send_signal(number)
         assert process.end(130) == []
-        stopped = re.search(r'stopped after update (\d+); run the same command to continue$', process.said().strip())
-        assert list((tmp_path / 'output').glob(f'backup-{stopped[1]}-*')) and 'Traceback' not in process.said()
+        stopped = re.search(
+            r'stopped after update (\d+); run the same command to continue$', process.said().strip()
+        )
+        assert (
+            list((tmp_path / 'output').glob(f'backup-{stopped[1]}-*'))
+            and 'Traceback' not in process.said()
+        )
     process = start()
     last_line = process.end()
     assert f'continuing after update {stopped[1]} of 48' in process.said()
@@ -334,7 +381,9 @@ def test_run_with_other_constants_or_data_is_not_continued(train, study, undistu
         status, last_line, err = train(output, **{name: value})
         error = err.splitlines()[-1]
         assert (status, last_line) == (2, []) and 'Traceback' not in err
-        assert ('the data' if name == 'data_dir' else f'{name} = {CONSTANTS.get(name)}, now {value}') in error
+        assert (
+            'the data' if name == 'data_dir' else f'{name} = {CONSTANTS.get(name)}, now {value}'
+        ) in error
         assert 'change that back, or start afresh with another output_dir' in error
         assert {path: path.read_bytes() for path in before} == before
     status, last_line, _ = train(output)
@@ -362,7 +411,9 @@ def test_loss_that_is_not_finite_names_update_and_records(script, train, tmp_pat
         status, last_line, err = train(output)
     assert (status, last_line) == (2, []) and 'Traceback' not in err
     cure = 'lower learning_rate and choose another output_dir'
-    assert err.splitlines()[-1] == f'the loss of update 13 is nan; records {", ".join(drawn)}; {cure}'
+    assert (
+        err.splitlines()[-1] == f'the loss of update 13 is nan; records {", ".join(drawn)}; {cure}'
+    )
     assert kept == {name: (output / name).read_bytes() for name in RESULTS}
     assert [path.name for path in output.glob('*backup*')] == ['backup-12-1']
     status, _, err = train(output, epochs=2)
@@ -372,15 +423,24 @@ def test_loss_that_is_not_finite_names_update_and_records(script, train, tmp_pat
 def test_learning_rate_that_is_far_too_high_is_stopped(train, tmp_path):
     status, last_line, err = train(tmp_path / 'output', learning_rate=1e30, warmup_steps=0)
     assert (status, last_line) == (2, [])
-    assert 'the loss of update 2 is ' in err.splitlines()[-1] and 'lower learning_rate' in err.splitlines()[-1]
+    assert (
+        'the loss of update 2 is ' in err.splitlines()[-1]
+        and 'lower learning_rate' in err.splitlines()[-1]
+    )
 
 
 def test_weights_that_are_not_finite_are_not_backed_up(script, train, tmp_path, monkeypatch):
     """The loss of the update that made them is still finite."""
     monkeypatch.setattr(script.Trainer, 'train_step', poisoned(script.Trainer.train_step))
     status, _, err = train(tmp_path / 'output')
-    assert status == 2 and 'after update 1 some weights are not finite; records' in err.splitlines()[-1]
-    assert not list((tmp_path / 'output').glob('*backup*')) and not (tmp_path / 'output' / RESULTS[0]).exists()
+    assert (
+        status == 2
+        and 'after update 1 some weights are not finite; records' in err.splitlines()[-1]
+    )
+    assert (
+        not list((tmp_path / 'output').glob('*backup*'))
+        and not (tmp_path / 'output' / RESULTS[0]).exists()
+    )
 
 
 def poisoned(train_step):
@@ -451,7 +511,9 @@ def test_lock_works_on_network_file_systems(script, tmp_path, monkeypatch, capsy
         pass
     part = script.Part(str(tmp_path / 'some.tsv'), 'fingerprint', 0, 1)
     part.write(iter(['a\t北']))
-    assert capsys.readouterr().err.count('let no other run work here') == (2 if number == errno.ENOLCK else 0)
+    assert capsys.readouterr().err.count('let no other run work here') == (
+        2 if number == errno.ENOLCK else 0
+    )
 
 
 @pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOSPC])
@@ -465,7 +527,11 @@ def test_folder_that_cannot_be_synced_is_no_full_disk(script, tmp_path, monkeypa
         sync(descriptor)
 
     monkeypatch.setattr(os, 'fsync', fsync)
-    with contextlib.nullcontext() if number == errno.EINVAL else pytest.raises(script.UserError, match='No space'):
+    with (
+        contextlib.nullcontext()
+        if number == errno.EINVAL
+        else pytest.raises(script.UserError, match='No space')
+    ):
         script.write_text(str(tmp_path / 'some.txt'), 'text')
 
 
@@ -490,9 +556,14 @@ def test_part_that_another_run_went_on_with_meanwhile_is_left_alone(script, tmp_
 
 
 def test_part_of_other_questions_is_started_afresh_and_says_so(script, tmp_path, capsys):
-    (tmp_path / 'some.tsv.0-of-1.unfinished').write_text('other fingerprint\na\t北京\n', encoding='utf-8')
+    (tmp_path / 'some.tsv.0-of-1.unfinished').write_text(
+        'other fingerprint\na\t北京\n', encoding='utf-8'
+    )
     part = script.Part(str(tmp_path / 'some.tsv'), 'fingerprint', 0, 1)
-    assert part.lines == [] and 'some.tsv: begun with other weights, constants' in capsys.readouterr().err
+    assert (
+        part.lines == []
+        and 'some.tsv: begun with other weights, constants' in capsys.readouterr().err
+    )
     part.write(iter([]))
     script.Part(str(tmp_path / 'some.tsv'), 'fingerprint', 0, 1).join()
     assert (tmp_path / 'some.tsv').read_bytes() == b'' and not capsys.readouterr().err
@@ -531,7 +602,11 @@ def test_training_without_room_keeps_what_it_has_and_goes_on_with_room(
     output, ballast = little_room / 'output', little_room / 'ballast'
     assert train(output, epochs=1)[0] == 0
     best = (output / 'best_model.weights.h5').read_bytes()
-    moments = [(script, 'write_config'), (script.Progress, 'back_up'), (script, 'save_best_weights')]
+    moments = [
+        (script, 'write_config'),
+        (script.Progress, 'back_up'),
+        (script, 'save_best_weights'),
+    ]
     for owner, function in moments:
         original = getattr(owner, function)
 
@@ -544,7 +619,9 @@ def test_training_without_room_keeps_what_it_has_and_goes_on_with_room(
             patch.setattr(owner, function, without_room)
             status, last_line, err = train(output)
         assert (status, last_line) == (2, []) and 'Traceback' not in err
-        assert re.search(r'cannot be written \(.*No space left.*\); make room', err.splitlines()[-1])
+        assert re.search(
+            r'cannot be written \(.*No space left.*\); make room', err.splitlines()[-1]
+        )
         assert not list(output.rglob('.unfinished*'))
         assert (output / 'best_model.weights.h5').read_bytes() == best
         script.load_reader()
@@ -570,8 +647,13 @@ def test_weights_for_which_there_is_little_room_are_not_begun(script, study, lit
 
 
 @pytest.mark.parametrize('method', ['write', 'join'])
-def test_reading_without_room_goes_on_with_room(script, train, undisturbed, little_room, monkeypatch, method):
-    output, ballast = shutil.copytree(undisturbed.output, little_room / 'output'), little_room / 'ballast'
+def test_reading_without_room_goes_on_with_room(
+    script, train, undisturbed, little_room, monkeypatch, method
+):
+    output, ballast = (
+        shutil.copytree(undisturbed.output, little_room / 'output'),
+        little_room / 'ballast',
+    )
     (output / 'predictions.tsv').unlink()
     original = getattr(script.Part, method)
 
@@ -583,7 +665,9 @@ def test_reading_without_room_goes_on_with_room(script, train, undisturbed, litt
         patch.setattr(script.Part, method, without_room)
         status, last_line, err = train(output, 'eval')
     assert (status, last_line) == (2, []) and 'Traceback' not in err
-    assert re.search(r'predictions.tsv: cannot be written \(No space left.*\); make room', err.splitlines()[-1])
+    assert re.search(
+        r'predictions.tsv: cannot be written \(No space left.*\); make room', err.splitlines()[-1]
+    )
     assert not (output / 'predictions.tsv').exists()
     ballast.unlink()
     status, last_line, err = train(output, 'eval')
@@ -609,11 +693,17 @@ def test_batch_computed_in_parts_is_the_same_update(script, study):
         updates.append(script.tf.function(trainer.train_step, input_signature=[signature]))
     before = models[0].get_weights()
     for rows in 8, 9, 3, 1, 7:
-        losses = [update({name: ids[:rows] for name, ids in batch.items()})['loss'].numpy() for update in updates]
+        losses = [
+            update({name: ids[:rows] for name, ids in batch.items()})['loss'].numpy()
+            for update in updates
+        ]
         assert np.allclose(*losses, rtol=1e-6)
         pairs = zip(*[model.get_weights() for model in models], strict=True)
         assert max(np.abs(a - b).max() for a, b in pairs) <= 1e-6
-    assert max(np.abs(a - b).max() for a, b in zip(before, models[0].get_weights(), strict=True)) > 2e-4
+    assert (
+        max(np.abs(a - b).max() for a, b in zip(before, models[0].get_weights(), strict=True))
+        > 2e-4
+    )
 
 
 @pytest.mark.parametrize('name', ['standardize', 'with_slope'])
@@ -622,12 +712,18 @@ def test_gradient_written_by_hand_is_the_automatic_one(script, name):
     tf = script.tf
     plain = {
         'standardize': lambda x: (
-            (x - tf.reduce_mean(x, -1, keepdims=True)) / tf.sqrt(tf.math.reduce_variance(x, -1, keepdims=True) + 1e-3)
+            (x - tf.reduce_mean(x, -1, keepdims=True))
+            / tf.sqrt(tf.math.reduce_variance(x, -1, keepdims=True) + 1e-3)
         ),
         'with_slope': lambda x: tf.nn.gelu(x, approximate=False),
     }[name]
-    ours = {'standardize': lambda x: script.standardize(x, 1e-3), 'with_slope': script.with_slope(plain)}[name]
-    x, weights = (tf.constant(np.random.default_rng(seed).normal(size=[5, 7]), tf.float32) for seed in (0, 1))
+    ours = {
+        'standardize': lambda x: script.standardize(x, 1e-3),
+        'with_slope': script.with_slope(plain),
+    }[name]
+    x, weights = (
+        tf.constant(np.random.default_rng(seed).normal(size=[5, 7]), tf.float32) for seed in (0, 1)
+    )
     found = []
     for function in plain, ours:
         with tf.GradientTape() as tape:
@@ -672,7 +768,10 @@ def questions(script, study):
     """(records, tokenizer) for epochs of 7 batches, in windows of 3, the last of a single row."""
     script.batch_size, script.epochs = 4, 3
     rng = np.random.default_rng(1)
-    yield [varied_record(f'Q{i}', rng) for i in range(25)], script.load_tokenizer(str(study / 'vocab.txt'))[0]
+    yield (
+        [varied_record(f'Q{i}', rng) for i in range(25)],
+        script.load_tokenizer(str(study / 'vocab.txt'))[0],
+    )
 
 
 def test_data_from_an_update_on_is_the_rest_of_all(script, questions, monkeypatch):
@@ -692,14 +791,18 @@ def test_end_of_training_waits_for_no_tuning(script, questions):
 def test_replicas_share_each_batch(script, questions, workers, replicas):
     """The last batch has one row: all but the first get an empty one, of the same rank."""
     batches = drawn(script, *questions)
-    contexts = [script.tf.distribute.InputContext(workers, worker, replicas) for worker in range(workers)]
+    contexts = [
+        script.tf.distribute.InputContext(workers, worker, replicas) for worker in range(workers)
+    ]
     dealt = [drawn(script, *questions, context=context) for context in contexts]
     for step, batch in enumerate(batches):
         here = replicas // workers
         shares = [part for parts in dealt for part in parts[step * here : (step + 1) * here]]
         joined = [row for rows in itertools.zip_longest(*shares) for row in rows if row is not None]
         assert joined == batch
-        assert [len(share) for share in shares] == [len(batch[replica::replicas]) for replica in range(replicas)]
+        assert [len(share) for share in shares] == [
+            len(batch[replica::replicas]) for replica in range(replicas)
+        ]
     assert all(len(parts) == len(batches) * replicas // workers for parts in dealt)
 
 
@@ -719,7 +822,12 @@ def test_every_epoch_draws_each_question_once_and_sorts_windows(script, question
 
 def test_learning_rate_rises_and_falls(script, study, tmp_path):
     """Adam moves a weight of constant gradient by the learning rate; a backup knows where it stood."""
-    script.learning_rate, script.warmup_steps, script.decay_steps, script.output_dir = 0.1, 4, 5, str(tmp_path)
+    script.learning_rate, script.warmup_steps, script.decay_steps, script.output_dir = (
+        0.1,
+        4,
+        5,
+        str(tmp_path),
+    )
 
     def move(updates):
         model, tokenizer = build_small_model(script, study)
@@ -758,7 +866,9 @@ def test_two_workers_predict_what_one_does(script, train, undisturbed, tmp_path,
     """The first waits for the second, whose part is absent until it is complete."""
     output, part = tmp_path / 'output', tmp_path / 'output' / 'predictions.tsv.1-of-2'
     shutil.copytree(undisturbed.output, output)
-    (output / 'predictions.tsv').rename(output / 'predictions.tsv.2-of-3.unfinished')  # three workers, interrupted
+    (output / 'predictions.tsv').rename(
+        output / 'predictions.tsv.2-of-3.unfinished'
+    )  # three workers, interrupted
     original = script.ReadingComprehension.answers
 
     def cut_off(*arguments):
@@ -788,7 +898,10 @@ def test_two_workers_predict_what_one_does(script, train, undisturbed, tmp_path,
 def test_two_processes_predict_what_one_does(study, undisturbed, tmp_path):
     output = shutil.copytree(undisturbed.output, tmp_path / 'output')
     (output / 'predictions.tsv').unlink()
-    workers = [Process(tmp_path, 'eval', *options(study, output), name=k, TF_CONFIG=position(k)) for k in (1, 0)]
+    workers = [
+        Process(tmp_path, 'eval', *options(study, output), name=k, TF_CONFIG=position(k))
+        for k in (1, 0)
+    ]
     last_lines = [worker.end() for worker in workers]
     assert last_lines[0] == [] and results(output, last_lines[1]) == undisturbed.results
 
@@ -828,7 +941,10 @@ task.evaluate_sample = evaluate_sample
 
 def free_ports():
     """Two ports of 127.0.0.1 that nobody listens on."""
-    with socket.create_server(('127.0.0.1', 0)) as one, socket.create_server(('127.0.0.1', 0)) as other:
+    with (
+        socket.create_server(('127.0.0.1', 0)) as one,
+        socket.create_server(('127.0.0.1', 0)) as other,
+    ):
         return one.getsockname()[1], other.getsockname()[1]
 
 
@@ -837,7 +953,13 @@ def two_workers(folder, arguments, changes=('', ''), outputs=None):
     ports, outputs = free_ports(), outputs or [folder / 'output'] * 2
     return [
         Process(
-            folder, 'train', *arguments, f'--output_dir={output}', changes=change, name=k, TF_CONFIG=position(k, ports)
+            folder,
+            'train',
+            *arguments,
+            f'--output_dir={output}',
+            changes=change,
+            name=k,
+            TF_CONFIG=position(k, ports),
         )
         for k, (change, output) in enumerate(zip(changes, outputs, strict=True))
     ]
@@ -860,7 +982,9 @@ def test_two_devices_learn_what_one_does(without_dropout, tmp_path):
     """A batch of each epoch has a single row, so one of them has nothing to do."""
     output, arguments, weights = without_dropout
     changes = TWO_DEVICES + keep_weights(tmp_path / 'weights.npz')
-    Process(tmp_path, 'train', *arguments, f'--output_dir={tmp_path / "output"}', changes=changes).end()
+    Process(
+        tmp_path, 'train', *arguments, f'--output_dir={tmp_path / "output"}', changes=changes
+    ).end()
     assert distance(weights, tmp_path / 'weights.npz') <= 1e-5
     np.testing.assert_allclose(losses(tmp_path / 'output'), losses(output), rtol=1e-4)
 
@@ -873,7 +997,10 @@ def losses(output):
 
 def test_two_workers_learn_what_one_does_and_only_the_first_writes(without_dropout, tmp_path):
     output, arguments, weights = without_dropout
-    kept, outputs = [tmp_path / f'{k}.npz' for k in range(2)], [tmp_path / f'output{k}' for k in range(2)]
+    kept, outputs = (
+        [tmp_path / f'{k}.npz' for k in range(2)],
+        [tmp_path / f'output{k}' for k in range(2)],
+    )
     workers = two_workers(tmp_path, arguments, list(map(keep_weights, kept)), outputs)
     last_lines = [worker.end() for worker in workers]
     assert distance(weights, kept[0]) <= 1e-5 and distance(*kept) == 0
@@ -888,7 +1015,10 @@ def test_workers_that_do_not_begin_alike_are_refused(without_dropout, tmp_path):
     outputs = [shutil.copytree(output, tmp_path / 'output'), tmp_path / 'not_shared']
     for worker in two_workers(tmp_path, [*arguments, '--epochs=3'], outputs=outputs):
         assert worker.end(2) == [] and 'Traceback' not in worker.said()
-        assert 'the workers begin with different backups, data or constants' in worker.said().splitlines()[-1]
+        assert (
+            'the workers begin with different backups, data or constants'
+            in worker.said().splitlines()[-1]
+        )
 
 
 @pytest.mark.parametrize('asked', [0, 1])
@@ -903,7 +1033,9 @@ def test_signal_to_one_worker_stops_all_after_the_same_update(without_dropout, t
         worker.end(130)
     [stopped] = {re.search(r'stopped after update (\d+);', worker.said())[1] for worker in workers}
     assert list((tmp_path / 'output').glob(f'backup-{stopped}-1'))
-    workers = two_workers(tmp_path, [*arguments, '--backup_minutes=10'], list(map(keep_weights, kept)))
+    workers = two_workers(
+        tmp_path, [*arguments, '--backup_minutes=10'], list(map(keep_weights, kept))
+    )
     for worker in workers:
         worker.end()
         assert f'continuing after update {stopped} of' in worker.said()
@@ -919,7 +1051,11 @@ def test_first_of_two_workers_scores_alone_in_bfloat16(without_dropout, tmp_path
 
 @pytest.mark.parametrize(
     ('victim', 'moment', 'changes'),
-    [(0, 'Epoch 2/', ['', SLOWLY]), (1, 'Epoch 2/', ['', SLOWLY]), (0, 'without end', [WITHOUT_END, ''])],
+    [
+        (0, 'Epoch 2/', ['', SLOWLY]),
+        (1, 'Epoch 2/', ['', SLOWLY]),
+        (0, 'without end', [WITHOUT_END, '']),
+    ],
 )
 def test_worker_whose_fellow_was_killed_ends_and_both_can_be_restarted(
     without_dropout, tmp_path, victim, moment, changes

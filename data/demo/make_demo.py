@@ -15,6 +15,11 @@ import sys
 
 import numpy as np
 
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(os.path.dirname(FOLDER)))
+from support.keras2 import bert4keras, keras, tf
+from task_reading_comprehension_by_seq2seq import unify_separators
+
 # ----------------------------------------------------------------------------------------------- constants
 # fmt: off
 seed = 7115
@@ -34,6 +39,10 @@ bert_config = {
     'attention_probs_dropout_prob': 0.0, 'hidden_act': 'gelu', 'hidden_dropout_prob': 0.0, 'hidden_size': 128,
     'initializer_range': 0.08, 'intermediate_size': 256, 'max_position_embeddings': 512,
     'num_attention_heads': 4, 'num_hidden_layers': 3, 'type_vocab_size': 2,
+}
+own_values = {             # of the script's constants, as long as they stand there as they do today
+    'batch_size': {'instead_of': 32, 'value': 64},
+    'learning_rate': {'instead_of': 1e-5, 'value': 3e-4},
 }
 
 SURNAMES = (
@@ -128,12 +137,18 @@ class Names:
                 if self.unique:
                     self.used.add(name)
                 return (
-                    f'《{name}》' if kind in ('book', 'film') else name + self.generator.choice(ENDINGS.get(kind, ['']))
+                    f'《{name}》'
+                    if kind in ('book', 'film')
+                    else name + self.generator.choice(ENDINGS.get(kind, ['']))
                 )
 
     def answer(self, kind):
         """Draw a value, or for a kind marked * now and then a list: two or three parts and spaces between."""
-        count = self.generator.randint(2, 3) if kind.endswith('*') and self.generator.random() < listed else 1
+        count = (
+            self.generator.randint(2, 3)
+            if kind.endswith('*') and self.generator.random() < listed
+            else 1
+        )
         parts = {}
         while len(parts) < count:
             parts[self.value(kind.rstrip('*'))] = True
@@ -149,9 +164,14 @@ class Question:
         self.rules = FACTS[kind]
         self.attribute = self.generator.choice(list(self.rules))
         self.entities = [names.value(kind) for _ in range(2)]
-        self.facts = [{name: names.answer(rule[0]) for name, rule in self.rules.items()} for _ in self.entities]
+        self.facts = [
+            {name: names.answer(rule[0]) for name, rule in self.rules.items()}
+            for _ in self.entities
+        ]
         self.answer = self.facts[0][self.attribute]
-        self.text = self.generator.choice(self.rules[self.attribute][1].split('|')).format(e=self.entities[0])
+        self.text = self.generator.choice(self.rules[self.attribute][1].split('|')).format(
+            e=self.entities[0]
+        )
 
     def statement(self, attribute, entity, value):
         """State a fact in one of its phrasings; the parts of a list stand with a joint between."""
@@ -160,8 +180,15 @@ class Question:
 
     def sentence(self, which, attributes, facts):
         """State some facts on one entity, which is named once."""
-        first, *more = [self.statement(name, self.entities[which], facts[name]) for name in attributes]
-        return '，'.join([first, *(re.sub(f'^{self.entities[which]}的?', '', clause) for clause in more)]) + '。'
+        first, *more = [
+            self.statement(name, self.entities[which], facts[name]) for name in attributes
+        ]
+        return (
+            '，'.join(
+                [first, *(re.sub(f'^{self.entities[which]}的?', '', clause) for clause in more)]
+            )
+            + '。'
+        )
 
     def others(self):
         """Draw one or no attribute beside the one that is asked for."""
@@ -190,7 +217,11 @@ class Question:
             sentences = [self.generator.choice(OFF_TOPIC).format(e=self.entities[0])]
         elif shape < 0.7:
             sentences = [
-                self.sentence(0, self.generator.sample(others, self.generator.randint(1, len(others))), self.facts[0])
+                self.sentence(
+                    0,
+                    self.generator.sample(others, self.generator.randint(1, len(others))),
+                    self.facts[0],
+                )
             ]
         elif shape < 0.85:
             sentences = [self.sentence(1, [self.generator.choice(others)], self.facts[1])]
@@ -200,7 +231,9 @@ class Question:
 
     def passages(self, answered):
         """Return all passages of the question in a random order."""
-        passages = [self.answerless() for _ in range(self.generator.randint(1, 3) if answered else 4)]
+        passages = [
+            self.answerless() for _ in range(self.generator.randint(1, 3) if answered else 4)
+        ]
         if answered:
             passages += [self.supporting(self.answer) for _ in range(self.generator.randint(3, 4))]
         if self.generator.random() < repeated:
@@ -218,7 +251,9 @@ def consistent(passages):
         (answer == entry['answer']) == all(part in entry['passage'] for part in answer.split())
         for entry in passages
         for answer in answers
-    ) and (len(set(answers)) <= 1 or answers.count(max(answers, key=answers.count)) * 2 > len(answers))
+    ) and (
+        len(set(answers)) <= 1 or answers.count(max(answers, key=answers.count)) * 2 > len(answers)
+    )
 
 
 def make_records(names, count, identify, web):
@@ -230,18 +265,29 @@ def make_records(names, count, identify, web):
         if web:
             passages = [{**entry, 'passage': entry['passage'].lower()} for entry in passages]
         if consistent(passages):
-            records.append({'id': identify(len(records)), 'question': question.text, 'passages': passages})
+            records.append(
+                {'id': identify(len(records)), 'question': question.text, 'passages': passages}
+            )
             answers.append(question.answer)
     return records, answers
 
 
 def vocabulary(records):
     """Return the entries of vocab.txt: BERT's special ones, the characters of the corpus, the years, pieces."""
-    used = {*SURNAMES, *NAME_CHARACTERS, *json.dumps(records, ensure_ascii=False)} - {*RARE_CHARACTERS}
+    used = {*SURNAMES, *NAME_CHARACTERS, *json.dumps(records, ensure_ascii=False)} - {
+        *RARE_CHARACTERS
+    }
     characters = sorted(character for character in used if ord(character) > 0x7F)
     simple = [chr(code) for code in range(0x21, 0x7F) if not chr(code).isupper()]
     pieces = [f'##{character}' for character in simple + characters if character.isalnum()]
-    special = ['[PAD]', *(f'[unused{i}]' for i in range(1, 10)), '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+    special = [
+        '[PAD]',
+        *(f'[unused{i}]' for i in range(1, 10)),
+        '[UNK]',
+        '[CLS]',
+        '[SEP]',
+        '[MASK]',
+    ]
     return special + simple + characters + [str(year) for year in range(1950, 2020)] + pieces
 
 
@@ -258,10 +304,15 @@ def write_corpus(folder):
     webqa, _ = make_records(names, webqa_questions, 'Q_TRN_{:06d}'.format, web=True)
     for name, records in [('SogouQA.json', sogou), ('WebQA.json', webqa)]:
         lines = [json.dumps(record, ensure_ascii=False) for record in records]
-        write_lines(os.path.join(folder, name), ['[', *(f'{line},' for line in lines[:-1]), lines[-1], ']'])
+        write_lines(
+            os.path.join(folder, name), ['[', *(f'{line},' for line in lines[:-1]), lines[-1], ']']
+        )
     expanded = [[answer, answer.replace(' ', ''), re.sub('年$', '', answer)] for answer in answers]
     lines = zip(
-        [record['id'] for record in sogou], answers, ['|'.join(dict.fromkeys(x)) for x in expanded], strict=True
+        [record['id'] for record in sogou],
+        answers,
+        ['|'.join(dict.fromkeys(x)) for x in expanded],
+        strict=True,
     )
     write_lines(os.path.join(folder, 'qid_answer_expand'), map('\t'.join, lines))
     write_lines(os.path.join(folder, 'vocab.txt'), vocabulary(sogou + webqa))
@@ -281,12 +332,19 @@ def cloze_test(names, encode):
     known = names.generator.random() < 0.6
     passage = (question.supporting(question.answer) if known else question.answerless())['passage']
     sentence = question.statement(question.attribute, question.entities[0], '[MASK]')
-    return encode(passage), encode(sentence), encode(question.answer.replace(' ', ',') if known else '')
+    return (
+        encode(passage),
+        encode(sentence),
+        encode(question.answer.replace(' ', ',') if known else ''),
+    )
 
 
 def batch(tests, cls_id, sep_id):
     """Return int32 token_ids and segment_ids, [tests, length]: `[CLS] text [SEP] question [SEP] answer [SEP]`."""
-    rows = [([cls_id, *text, sep_id, *question, sep_id], [*answer, sep_id]) for text, question, answer in tests]
+    rows = [
+        ([cls_id, *text, sep_id, *question, sep_id], [*answer, sep_id])
+        for text, question, answer in tests
+    ]
     length = max(len(source) + len(target) for source, target in rows)
     token_ids, segment_ids = np.zeros([2, len(rows), length], 'int32')
     for i, (source, target) in enumerate(rows):
@@ -295,46 +353,56 @@ def batch(tests, cls_id, sep_id):
     return token_ids, segment_ids
 
 
-def pretrain(task, transformer, vocabulary_path, used):
+def pretrain(transformer, vocabulary_path, used):
     """Teach the BERT to copy, then to fill gaps."""
-    tokenizer = task.Tokenizer(vocabulary_path, do_lower_case=True)
+    tokenizer = bert4keras.tokenizers.Tokenizer(vocabulary_path, do_lower_case=True)
     generator = random.Random(seed + 1)
     names = Names(generator, used, unique=False)
     letters = tokenizer.tokens_to_ids([*NAME_CHARACTERS, *SURNAMES, '[UNK]'])
     mask_id = tokenizer.token_to_id('[MASK]')
 
     def encode(text):
-        before, gap, after = task.unify_separators(text).partition('[MASK]')
+        before, gap, after = unify_separators(text).partition('[MASK]')
         token_ids = [tokenizer.encode(part)[0][1:-1] for part in (before, after)]
         return token_ids[0] + ([mask_id] if gap else []) + token_ids[1]
 
-    update, steps = training_step(task, transformer), copying_steps + cloze_steps
+    update, steps = training_step(transformer), copying_steps + cloze_steps
     for step in range(steps):
         copying = step < copying_steps
         tests = [
-            copying_test(generator, letters) if copying else cloze_test(names, encode) for _ in range(tests_per_update)
+            copying_test(generator, letters) if copying else cloze_test(names, encode)
+            for _ in range(tests_per_update)
         ]
-        rate = (copying_rate if copying else cloze_rate) * min((step + 1) / 100, 1, 2 * (steps - step) / steps)
+        rate = (copying_rate if copying else cloze_rate) * min(
+            (step + 1) / 100, 1, 2 * (steps - step) / steps
+        )
         loss = update(*batch(tests, tokenizer._token_start_id, tokenizer._token_end_id), rate)
         if (step + 1) % 100 == 0:
             print(f'{step + 1} of {steps} updates, loss {loss:.3f}', flush=True)
 
 
-def training_step(task, transformer):
+def training_step(transformer):
     """Return a function of token_ids, segment_ids and learning rate: one update, in which only answers cost time."""
-    tf, layers = task.tf, transformer.layers
+    layers = transformer.layers
     last = f'Transformer-{bert_config["num_hidden_layers"] - 1}-FeedForward-Norm'
-    encoder = task.keras.models.Model(transformer.model.inputs, transformer.model.get_layer(last).output)
-    weights, optimizer = transformer.model.trainable_weights, task.keras.optimizers.Adam(epsilon=1e-6)
+    encoder = keras.models.Model(transformer.model.inputs, transformer.model.get_layer(last).output)
+    weights, optimizer = (
+        transformer.model.trainable_weights,
+        keras.optimizers.Adam(epsilon=1e-6),
+    )
     rows = tf.TensorSpec([None, None], tf.int32)
 
     @tf.function(input_signature=[rows, rows, tf.TensorSpec([], tf.float32)])
     def update(token_ids, segment_ids, rate):
         answers = segment_ids[:, 1:] > 0
         with tf.GradientTape() as tape:
-            hidden = tf.boolean_mask(encoder([token_ids, segment_ids])[:, :-1], answers)  # [answer tokens, width]
+            hidden = tf.boolean_mask(
+                encoder([token_ids, segment_ids])[:, :-1], answers
+            )  # [answer tokens, width]
             hidden = layers['MLM-Norm'](layers['MLM-Dense'](hidden))
-            logits = layers['MLM-Bias'](tf.matmul(hidden, layers['Embedding-Token'].embeddings, transpose_b=True))
+            logits = layers['MLM-Bias'](
+                tf.matmul(hidden, layers['Embedding-Token'].embeddings, transpose_b=True)
+            )
             labels = tf.boolean_mask(token_ids[:, 1:], answers)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
         optimizer.learning_rate.assign(rate)
@@ -344,13 +412,13 @@ def training_step(task, transformer):
     return update
 
 
-def save(task, transformer, prefix):
+def save(transformer, prefix):
     """Write the weights as a TensorFlow BERT checkpoint."""
     variables = {}
     for layer, names in transformer.variable_mapping().items():
         if layer in transformer.layers:
             variables.update(zip(names, transformer.layers[layer].trainable_weights, strict=True))
-    task.tf.raw_ops.SaveV2(
+    tf.raw_ops.SaveV2(
         prefix=prefix,
         tensor_names=list(variables),
         shape_and_slices=[''] * len(variables),
@@ -358,7 +426,7 @@ def save(task, transformer, prefix):
     )
 
 
-def start_weights(task, transformer):
+def start_weights(transformer):
     """Draw weights from which copying is learnt in minutes: with bert4keras's own it is not learnt at all.
 
     Wider random matrices, positions as sines and cosines, and attention that starts by handing on what it looks
@@ -366,9 +434,13 @@ def start_weights(task, transformer):
     """
     for weight in transformer.model.weights:
         if weight.shape.rank == 2:
-            weight.assign(task.tf.random.truncated_normal(weight.shape, stddev=bert_config['initializer_range']))
+            weight.assign(
+                tf.random.truncated_normal(weight.shape, stddev=bert_config['initializer_range'])
+            )
     width, positions = bert_config['hidden_size'], np.arange(bert_config['max_position_embeddings'])
-    angles = positions[:, None] * 10000.0 ** (-np.arange(0, width, 2) / width)  # [positions, width / 2]
+    angles = positions[:, None] * 10000.0 ** (
+        -np.arange(0, width, 2) / width
+    )  # [positions, width / 2]
     waves = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(-1, width)
     transformer.layers['Embedding-Position'].embeddings.assign(0.1 * waves)
     for i in range(bert_config['num_hidden_layers']):
@@ -379,23 +451,25 @@ def start_weights(task, transformer):
 
 def write_bert(folder, used):
     """Build the BERT for vocab.txt, pre-train it, and write its configuration and checkpoint."""
-    sys.path.insert(0, os.path.dirname(os.path.dirname(folder)))
-    import task_reading_comprehension_by_seq2seq as task  # makes Keras 2 and bert4keras ready
-
-    vocabulary_path, config_path = os.path.join(folder, 'vocab.txt'), os.path.join(folder, 'bert_config.json')
-    config = {**bert_config, 'vocab_size': len(task.load_vocab(vocabulary_path))}
+    vocabulary_path, config_path = (
+        os.path.join(folder, 'vocab.txt'),
+        os.path.join(folder, 'bert_config.json'),
+    )
+    config = {**bert_config, 'vocab_size': len(bert4keras.tokenizers.load_vocab(vocabulary_path))}
     write_lines(config_path, [json.dumps(config, indent=2, sort_keys=True)])
-    task.keras.utils.set_random_seed(seed)
-    transformer = task.build_transformer_model(config_path, application='unilm', return_keras_model=False)
-    start_weights(task, transformer)
-    pretrain(task, transformer, vocabulary_path, used)
-    save(task, transformer, os.path.join(folder, 'bert_model.ckpt'))
+    keras.utils.set_random_seed(seed)
+    transformer = bert4keras.models.build_transformer_model(
+        config_path, application='unilm', return_keras_model=False
+    )
+    start_weights(transformer)
+    pretrain(transformer, vocabulary_path, used)
+    save(transformer, os.path.join(folder, 'bert_model.ckpt'))
 
 
 def main():
-    """Write the corpus, then the BERT."""
-    folder = os.path.dirname(os.path.abspath(__file__))
-    write_bert(folder, write_corpus(folder))
+    """Write the demo's own constants, the corpus, then the BERT."""
+    write_lines(os.path.join(FOLDER, 'constants.json'), [json.dumps(own_values, indent=2)])
+    write_bert(FOLDER, write_corpus(FOLDER))
 
 
 if __name__ == '__main__':

@@ -1,0 +1,97 @@
+"""Files that survive a power cut, locks, fingerprints, and errors of libraries in one line."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+
+from evaluate_sogou import UserError, cannot_write, log, whole
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+
+@contextlib.contextmanager
+def durable(path):
+    """As `whole`, and what appears is on the disk; under the other name a folder may be made too.
+
+    Yields the other name. Raises UserError where it cannot be written.
+    """
+    try:
+        with whole(path) as temporary:
+            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+            try:
+                yield temporary
+                names = os.listdir(temporary) if os.path.isdir(temporary) else []
+                for written in [*(os.path.join(temporary, name) for name in names), temporary]:
+                    _sync(written)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        _sync(os.path.dirname(os.path.realpath(path)))
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot do so with folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path, text):
+    """As `write_text`, and it is on the disk when it appears."""
+    with durable(path) as temporary, open(temporary, 'wb') as file:
+        file.write(text.encode('utf-8', 'backslashreplace'))  # names of files may be in another
+
+
+@contextlib.contextmanager
+def alone(path):
+    """Be the only run that holds a file, made if need be. Raises UserError where another does."""
+    try:
+        # NFS locks only what is open for writing
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        cure = 'choose another output_dir'
+        raise UserError(f'{path}: cannot be written ({error.strerror}); {cure}') from None
+    try:
+        _lock(descriptor, path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor, path):
+    try:
+        if fcntl is None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        cure = 'wait for its end, or choose another output_dir'
+        raise UserError(f'{path}: another run is at work here; {cure}') from None
+    except OSError as error:  # some file systems have no locks
+        log(f'{path}: cannot be locked ({error.strerror}); let no other run work here')
+
+
+def fingerprint(contents):
+    """Return the SHA-256, in hexadecimal, of all bytes and arrays that `contents` yields."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def first_line(error):
+    """Return the first line of an exception's message that tells what, not where in TensorFlow."""
+    where = r'^Graph execution error:.*(\n  File [^\n]*|<stack traces unavailable>)\n|\{\{.*?\}\} '
+    lines = re.sub(where, '', str(error), flags=re.DOTALL).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,171 @@
+"""Datasets, read and checked: records of a question, its passages and their answers."""
+
+import collections
+import json
+import os
+
+from evaluate_sogou import Reference, UserError, load_official_answers, log, read_text
+
+
+def load_questions(path, labelled=True):
+    """Read a dataset: a list of {"id", "question", "passages": [{"passage", "answer"}, ...]}.
+
+    Records that lack an id, a question or passages are kept, see `defects`, and named in one line.
+    Unless `labelled`, a passage may lack its answer, which becomes ''. Raises UserError for
+    anything else.
+    """
+    records = _load_json(path, labelled)
+    if not isinstance(records, list) or not records:
+        expected = 'expected a list of records with at least one, see data/README.md'
+        raise UserError(f'{path}: {expected}')
+    positions = {}
+    for number, record in enumerate(records, 1):
+        place = f'{path}: record {number} of {len(records)}'
+        _check_record(record, place, labelled)
+        question_id = record.get('id')
+        if question_id in positions:
+            first = f'record {positions[question_id]}'
+            raise UserError(f'{place} has the id {question_id!r} of {first}; ids must differ')
+        if question_id is not None:
+            positions[question_id] = number
+    _name_incomplete(records, path, labelled)
+    return records
+
+
+def _load_json(path, labelled):
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        place = f'line {error.lineno}, column {error.colno}'
+        cure = 'download it again, see data/README.md'
+        if not labelled:
+            cure = 'expected the format of data/README.md'
+        raise UserError(f'{path}: not JSON at {place} ({error.msg}); {cure}') from None
+    except (RecursionError, ValueError):
+        what = 'nested too deeply, or a number too long'
+        raise UserError(f'{path}: {what}; expected a list of records') from None
+
+
+def _name_incomplete(records, path, labelled):
+    named = []
+    for number, record in enumerate(records, 1):
+        if defects(record):
+            named.append(f'{number} (no {", no ".join(defects(record))})')
+    if named:
+        first = f'record {", ".join(named[:10])}{", ..." if len(named) > 10 else ""}'
+        last_only = defects(records[-1]) and len(named) < len(records)
+        cut_off = '; the file looks cut off' if last_only else ''
+        lack = f'{len(named)} of {len(records)} records lack something and cannot be'
+        log(f'{path}: {lack} {"used" if labelled else "answered"}: {first}{cut_off}')
+
+
+def defects(record):
+    """Return which of 'id', 'question', 'passages' a record lacks, as a list of names."""
+    return [name for name in ('id', 'question', 'passages') if not record.get(name)]
+
+
+def complete(records):
+    """Return those of the records that lack nothing."""
+    return [record for record in records if not defects(record)]
+
+
+def _check_record(record, place, labelled):
+    if not isinstance(record, dict):
+        expected = '{"id", "question", "passages"}'
+        raise UserError(f'{place} is {_kind(record)}; expected {expected}')
+    for name in ('id', 'question'):
+        if record.get(name) is not None:
+            record[name] = _check_string(record[name], f'{place}: "{name}"')
+            if not record[name].strip():
+                record[name] = None
+    if any(character in (record.get('id') or '') for character in '\t\n\r'):
+        raise UserError(f'{place}: "id" holds a tab or a line break; take it out')
+    passages = record.get('passages')
+    if passages is not None and not isinstance(passages, list):
+        raise UserError(f'{place}: "passages" is {_kind(passages)}; expected a list')
+    for number, passage in enumerate(passages or [], 1):
+        if not isinstance(passage, dict):
+            expected = '{"passage", "answer"}' if labelled else '{"passage"}'
+            raise UserError(f'{place}: passage {number} is {_kind(passage)}; expected {expected}')
+        if not labelled:
+            passage['answer'] = passage.get('answer') or ''
+        for name in ('passage', 'answer'):
+            _check_string(passage.get(name), f'{place}: "{name}" of passage {number}')
+
+
+def _check_string(value, place):
+    if not isinstance(value, str):
+        raise UserError(f'{place} is {_kind(value)}; expected a string')
+    if not value.isascii() and any('\ud800' <= character <= '\udfff' for character in value):
+        raise UserError(f'{place} holds half a character (a lone surrogate); mend the text')
+    return value
+
+
+def _kind(value):
+    kinds = {
+        dict: 'a record',
+        list: 'a list',
+        str: 'a string',
+        bool: 'true or false',
+        type(None): 'missing or null',
+    }
+    return kinds.get(type(value), 'a number')
+
+
+def load_order(path, size):
+    """Read a saved random order of `size` records, a list of int; None where there is no file.
+
+    Raises UserError where it is of other data.
+    """
+    if not os.path.exists(path):
+        return None
+    try:
+        order = json.loads(read_text(path))
+        if sorted(order) != list(range(size)) or not all(type(i) is int for i in order):
+            raise ValueError
+    except (ValueError, TypeError, RecursionError):
+        cure = 'delete it or change output_dir'
+        raise UserError(f'{path}: no order of {size} records; {cure}') from None
+    return order
+
+
+def require_data(train_data, valid_data, files):
+    """Raise UserError where there is nothing to train on, or no id to validate on."""
+    if not train_data:
+        raise UserError(f'{files.webqa}: no complete record to train on, nor in {files.sogouqa}')
+    if not any(record.get('id') for record in valid_data):  # or it would be noticed after training
+        raise UserError(f'{files.sogouqa}: no record with an id to validate on')
+
+
+def dataset_answers(records):
+    """Take the answers of a dataset's own passages as variants, the most frequent as standard.
+
+    records: as `load_questions` returns them. Returns {id: Reference}; no answer is right for a
+    question that no passage answers.
+    """
+    references = {}
+    for record in records:
+        passages = record.get('passages') or []
+        answers = collections.Counter(p['answer'] for p in passages if p['answer'])
+        standard = answers.most_common(1)[0][0] if answers else ''
+        references[record.get('id')] = Reference(standard, tuple(answers))
+    return references
+
+
+def load_references(official_answers, dataset, records):
+    """Return {id: Reference}: the official answers if that file exists, else the passages' own.
+
+    official_answers, dataset: paths; records: those of the dataset. Raises UserError where an id
+    has no answer.
+    """
+    if not os.path.isfile(official_answers):
+        name = os.path.basename(official_answers)
+        log(f'scoring against the answers in {dataset}: no {name} beside it')
+        return dataset_answers(records)
+    references = load_official_answers(official_answers)
+    for record in records:
+        if record.get('id') and record['id'] not in references:
+            lacks = f'lacks the id {record["id"]!r} of {dataset}'
+            raise UserError(f'{official_answers}: {lacks}; move it elsewhere')
+    log(f'scoring against the official answers in {official_answers}')
+    return references

@@ -1,0 +1,288 @@
+"""The command line over a class of constants: types, checks, overrides, and the files they mean.
+
+A constant's type says everything about it: `Whole[1]`, `Positive`, `Path`, a Literal, or plain int,
+float, str, bool; `MayDiffer[...]` where a run may be continued with another value.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import typing
+
+from evaluate_sogou import Parser, UserError, exit_status, read_text
+
+from .files import write_durably
+
+DATA = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'data')
+
+
+# --------------------------------------------------------------------------------------- the types
+
+
+class Rule(typing.NamedTuple):
+    """What a type allows: in words, and a test of a value of the right Python type."""
+
+    expected: str
+    allows: typing.Callable
+
+
+class Whole:
+    """Whole[n] is the type of a whole number of at least n."""
+
+    def __class_getitem__(cls, least):
+        rule = Rule(f'a whole number of at least {least}', lambda value: least <= value < 2**31)
+        return typing.Annotated[int, rule]
+
+
+MAY_DIFFER = 'may differ when a run is continued'
+Positive = typing.Annotated[float, Rule('a number above 0', lambda value: 0 < value < math.inf)]
+Path = typing.Annotated[str, Rule('a path in quotes', lambda value: True)]
+MayDiffer = typing.Annotated[typing.TypeVar('T'), MAY_DIFFER]
+PLAIN = {
+    int: Rule('a whole number', lambda value: True),
+    float: Rule('a number', math.isfinite),
+    str: Rule('a text in quotes', lambda value: True),
+    bool: Rule('True or False', lambda value: True),
+}
+
+
+class Kind(typing.NamedTuple):
+    """A constant's type, taken apart."""
+
+    python: type
+    rule: Rule
+    may_differ: bool
+
+
+def kinds(constants):
+    """Return {name: Kind} of a class of constants, or of an object of it."""
+    owner = constants if isinstance(constants, type) else type(constants)
+    hints = typing.get_type_hints(owner, include_extras=True)
+    return {field.name: _kind(hints[field.name]) for field in dataclasses.fields(owner)}
+
+
+def _kind(hint):
+    marks = ()
+    if typing.get_origin(hint) is typing.Annotated:
+        hint, *marks = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        choices = typing.get_args(hint)
+        python, rule = type(choices[0]), Rule(' or '.join(map(repr, choices)), choices.__contains__)
+    else:
+        rules = [mark for mark in marks if isinstance(mark, Rule)]
+        python, rule = hint, rules[0] if rules else PLAIN[hint]
+    return Kind(python, rule, MAY_DIFFER in marks)
+
+
+def check(constants):
+    """Raise UserError for a constant of the wrong type or range."""
+    for name, (python, rule, _) in kinds(constants).items():
+        value = getattr(constants, name)
+        of_type = type(value) is python or (python is float and type(value) is int)
+        if not of_type or not rule.allows(value):
+            raise UserError(f'{name} = {value!r}: expected {rule.expected}')
+
+
+def fixed(constants):
+    """Return {name: value} of the constants that a run must be continued with."""
+    return {
+        name: getattr(constants, name)
+        for name, kind in kinds(constants).items()
+        if not kind.may_differ
+    }
+
+
+# -------------------------------------------------------------------------------- the command line
+
+
+class CommandLine(typing.NamedTuple):
+    """What was asked for: the command, the path of questions or None, {constant: value given}."""
+
+    command: str
+    path: str
+    given: dict
+
+
+def parse_command_line(arguments, constants, description):
+    """Read a command line, a list of str or None for the process's own.
+
+    constants: the class; description: what --help prints above its source. Returns a CommandLine.
+    Raises UserError for what it cannot read.
+    """
+    parser = Parser(
+        usage='%(prog)s {train,eval,predict FILE} [--constant=value ...]',
+        description=description,
+        epilog=inspect.getsource(constants),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    hidden = {'help': argparse.SUPPRESS}
+    parser.add_argument('command', choices=['train', 'eval', 'predict'], **hidden)
+    parser.add_argument('path', nargs='?', **hidden)
+    names = kinds(constants)
+    for name, kind in names.items():
+        convert = _truth if kind.python is bool else kind.python
+        parser.add_argument(f'--{name}', type=convert, default=argparse.SUPPRESS, **hidden)
+    options, unknown = parser.parse_known_intermixed_args(arguments)
+    given = vars(options)
+    command, path = given.pop('command'), given.pop('path')
+    surplus = unknown and not unknown[0].startswith('-')
+    if (command == 'predict') == (path is None) or surplus:
+        last = ''.join(f'{argument}: ' for argument in [*filter(None, [path]), *unknown][-1:])
+        takes = 'predict takes one file of questions, train and eval take none'
+        raise UserError(f'{last}{takes}; see --help')
+    if unknown:
+        name = unknown[0].removeprefix('--').partition('=')[0]
+        nearest = difflib.get_close_matches(name, names, 1, 0)[0]
+        nearest = f'the nearest constant is --{nearest}='
+        raise UserError(f'{unknown[0]}: unknown; {nearest}, see --help')
+    return CommandLine(command, path, given)
+
+
+def read_early(constants, description):
+    """End the process where its command line asks for help or holds a mistake."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `prepare_process`, Ctrl-C says nothing
+
+    def read():
+        configure(constants, parse_command_line(None, constants, description).given)
+
+    status = exit_status(read)
+    if status:
+        sys.exit(status)
+
+
+def prepare_process():
+    """Write UTF-8, and take SIGTERM as Ctrl-C."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
+        # names of files may be in another encoding
+        stream.reconfigure(encoding='utf-8', errors='backslashreplace')
+    for number in signal.SIGINT, signal.SIGTERM:
+        signal.signal(number, signal.default_int_handler)
+
+
+def _truth(text):
+    return {'true': True, 'false': False}[text.lower()]
+
+
+def configure(constants, given):
+    """Make the constants that are meant: those of the class, others given, the demo's own.
+
+    constants: the class; given: {name: value}. Returns (an object of the class, Files, a list of
+    lines that say what differs from the class). Raises UserError for a value that is not allowed.
+    """
+    chosen = constants(**given)
+    check(chosen)
+    notes = [
+        f'{name} = {value!r} instead of {getattr(constants, name)!r}'
+        for name, value in given.items()
+    ]
+    files = locate_files(chosen)
+    if files.demo:
+        notes.insert(
+            0,
+            'data/ holds none of the real files, so this is the demo, a small invented corpus in '
+            'data/demo/. For the real thing put WebQA.json, SogouQA.json and a Chinese BERT there, '
+            'see data/README.md.',
+        )
+        own_values = json.loads(read_text(os.path.join(DATA, 'demo', 'constants.json')))
+        for name, own in own_values.items():
+            if name not in given and getattr(chosen, name) == own['instead_of']:
+                chosen = dataclasses.replace(chosen, **{name: own['value']})
+                change = f'{name} = {own["value"]!r} instead of {own["instead_of"]!r}'
+                notes.append(f'{change}, for the demo')
+    return chosen, files, notes
+
+
+def worker_position():
+    """Return (k, n): this is worker k of n by TF_CONFIG, 0 of 1 without.
+
+    Raises UserError where it makes no sense.
+    """
+    if 'TF_CONFIG' not in os.environ:
+        return 0, 1
+    try:
+        config = json.loads(os.environ['TF_CONFIG'])
+        workers = []
+        for kind in 'chief', 'worker':
+            workers += [(kind, i) for i in range(len(config['cluster'].get(kind, [])))]
+        here = config['task']['type'], int(config['task']['index'])
+        return workers.index(here), len(workers)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        expected = '{"cluster": {"worker": [host:port, ...]}, "task": {"type", "index"}}'
+        raise UserError(f'TF_CONFIG: expected {expected}') from None
+
+
+# --------------------------------------------------------------------------------------- the files
+
+
+class Files(typing.NamedTuple):
+    """The paths that the constants mean, none of which need exist, and whether it is the demo."""
+
+    webqa: str
+    sogouqa: str
+    config: str
+    checkpoint: str
+    vocabulary: str
+    official_answers: str
+    demo: bool
+
+
+def locate_files(constants):
+    """Return the Files that the constants mean: the demo's as long as data/ holds no real ones."""
+    given = {
+        'config': constants.config_path,
+        'checkpoint': constants.checkpoint_path,
+        'vocabulary': constants.dict_path,
+    }
+
+    def files_in(folder, demo):
+        names = (
+            'WebQA.json', 'SogouQA.json', 'bert_config.json', 'bert_model.ckpt', 'vocab.txt',
+            'qid_answer_expand',
+        )  # fmt: skip
+        files = Files(*(os.path.join(folder, name) for name in names), demo)
+        return files._replace(**{name: path for name, path in given.items() if path != 'auto'})
+
+    files = files_in(DATA if constants.data_dir == 'auto' else constants.data_dir, demo=False)
+    all_auto = {constants.data_dir, *given.values()} == {'auto'}
+    if all_auto and not any(map(exists, files[:5])):
+        return files_in(os.path.join(DATA, 'demo'), demo=True)
+    return files
+
+
+def exists(path):
+    """Whether a file, or a checkpoint of that name, exists."""
+    return os.path.isfile(path) or os.path.isfile(f'{path}.index')
+
+
+def require(*paths):
+    """Raise UserError that lists what is missing of `paths`; '' means that none is needed."""
+    missing = [path for path in paths if path and not exists(path)]
+    if missing:
+        cure = 'data/README.md says where to download it'
+        raise UserError(f'missing: {", ".join(missing)}; {cure}')
+
+
+def make_output_dir(path):
+    """Make the output folder. Raises UserError where that is impossible."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        unfit = f'cannot be used as output_dir ({error.strerror})'
+        raise UserError(f'{path}: {unfit}; choose another') from None
+
+
+def write_config(constants, files, packages):
+    """Write constants, files and the versions of these packages to config.json in `output_dir`."""
+    versions = {package.__name__: package.__version__ for package in packages}
+    versions['python'] = platform.python_version()
+    used = {'constants': vars(constants), 'files': files._asdict(), 'versions': versions}
+    text = json.dumps(used, ensure_ascii=False, indent=4)
+    write_durably(os.path.join(constants.output_dir, 'config.json'), f'{text}\n')
