@@ -6,9 +6,9 @@
 PREDICTIONS has one `id<TAB>answer` a line. OUTPUT, if given, gets seven columns: id, answer, 1 or
 0, F1, precision, recall, the variant that gave the best F1. The score is one line of JSON.
 
-The rules are those of the evaluation tool that Sogou published with the data, to the last bit,
-although that tool is Python 2: text is Unicode here and bytes there, so only ASCII counts as white
-space and as case. This file needs no other, but for --dataset, and Python 3.8 or later.
+The rules are those of the tool that Sogou published with the data, to the last bit. Its text is
+bytes, so only ASCII counts as white space and as case. This file works alone, but for --dataset;
+what it shares with the rest, errors of one line and files written whole, is defined here.
 """
 
 import argparse
@@ -26,19 +26,15 @@ PUNCTUATION = (
     '\u3000、。〃々〈〉《》「」『』【】〓〔〕〖〗÷×′▲″△∠≠■ˇˉ￣￥＿！＄（），．：；？～﹑￠'
 )
 ASCII_WHITE_SPACE = ' \t\n\r\v\f'
-HERE = os.path.dirname(os.path.abspath(__file__))
-OFFICIAL_ANSWERS = os.path.join(HERE, 'data', 'qid_answer_expand')
+OFFICIAL_ANSWERS = os.path.abspath(os.path.join(__file__, '..', 'data', 'qid_answer_expand'))
 
 
 class UserError(Exception):
     """Something the user can mend: one line that names the place and the cure."""
 
 
-class Reference(typing.NamedTuple):
-    """What counts as right for one question: the standard answer and all variants."""
-
-    answer: str
-    variants: tuple
+class Reference(collections.namedtuple('Reference', 'answer variants')):
+    """What counts as right for one question: an answer and all variants, a tuple."""
 
 
 class Score(typing.NamedTuple):
@@ -77,12 +73,13 @@ def score_answer(answer, reference):
     answer = answer.strip(ASCII_WHITE_SPACE)
     if not answer:
         return Score(False, 0.0, 0.0, 0.0, None)
+    ours = norm(answer)
     variants = dict.fromkeys([*reference.variants, *map(norm, reference.variants)])
-    is_right = norm(answer) in variants or parts(answer) == parts(reference.answer)
+    is_right = ours in variants or parts(answer) == parts(reference.answer)
     correct = bool(variants) and is_right  # without a single variant, nothing is right
     best = Score(correct, 0.0, 0.0, 0.0, None)
     for variant in variants:
-        ours, theirs = norm(answer), norm(variant)
+        theirs = norm(variant)
         common = sum((collections.Counter(ours) & collections.Counter(theirs)).values())
         if common:
             precision, recall = common / len(ours), common / len(theirs)
@@ -184,7 +181,7 @@ def whole(path):
     target = os.path.realpath(path)  # a link stays one
     temporary = os.path.join(os.path.dirname(target), f'.unfinished.{os.path.basename(path)}')
     try:
-        if os.path.exists(path) and not os.path.isfile(path):
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
             yield path  # a device or a pipe, which nothing can take the place of
         else:
             yield temporary
@@ -253,10 +250,13 @@ def main():
     source.add_argument('--dataset', metavar='FILE.json')
     options = parser.parse_args()
     if options.dataset:
-        if not os.path.isdir(os.path.join(HERE, 'support')):
-            raise UserError(f'{HERE}: has no folder support, which --dataset needs; use --answers')
-        from support.records import dataset_answers, load_questions
-
+        sys.modules.setdefault(
+            'evaluate_sogou', sys.modules[__name__]
+        )  # or support has a copy of it
+        try:
+            from support.records import dataset_answers, load_questions
+        except ImportError:
+            raise UserError('support: missing beside this file; --dataset needs it') from None
         references = dataset_answers(load_questions(options.dataset))
     elif options.answers == OFFICIAL_ANSWERS and not os.path.exists(OFFICIAL_ANSWERS):
         raise UserError(f'{OFFICIAL_ANSWERS}: no such file; give --answers or --dataset')

@@ -9,29 +9,28 @@ Method: Su Jianlin, https://kexue.fm/archives/7115 (2019). With BERT-wwm he repo
 validation split of SogouQA: Accuracy 0.7259005836184343, F1 0.813860036706151,
 Final 0.7698803101622926.
 
-Edit the constants and rerun, or give one once as --name=value. Without the real files the embedded
-demo is used, see data/README.md.
+Edit the constants and rerun, or give one once as --name=value; from Python, `load_reader(topk=4)`.
+Without the real files the embedded demo is used, see data/README.md.
 """
 
 import collections
 import contextlib
-import functools
 import json
 import os
 import re
 import sys
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Optional
+from typing import Literal, NamedTuple
 
 from evaluate_sogou import Tally, UserError, evaluate, exit_status, log, read_text
 from support import settings
 from support.settings import MayDiffer, Path, Positive, Whole
 
 
-@dataclass(frozen=True)
+@settings.constants
 class Constants:
     """Edit a value and rerun, or give it once as --name=value; the type says what is allowed."""
 
+    # MayDiffer: an interrupted run may be continued with another value
     # files; 'auto' means data/, or data/demo/ as long as data/ holds none of the real files
     data_dir: MayDiffer[Path] = 'auto'  # of WebQA.json, SogouQA.json, perhaps qid_answer_expand
     config_path: MayDiffer[Path] = 'auto'  # BERT's configuration; 'auto': bert_config.json there
@@ -40,23 +39,23 @@ class Constants:
     output_dir: MayDiffer[Path] = 'output'  # everything that is written goes into this folder
     # lengths, in tokens
     max_p_len: Whole[3] = 256  # passage, its [CLS] and [SEP] included
-    max_q_len: Whole[2] = 64  # question, its [SEP] included; in training they share ...
-    max_a_len: Whole[1] = 32  # ... both lengths: answer, its [SEP] included
+    max_q_len: Whole[2] = 64  # question, its [SEP] included
+    max_a_len: Whole[1] = 32  # answer, its [SEP] included; in training they share the sum
     # training
     batch_size: Whole[1] = 32  # pairs per update; lower it when memory runs out
-    epochs: MayDiffer[Whole[1]] = 8  # times that every question is drawn from
+    epochs: MayDiffer[Whole[1]] = 8  # of each question one passage is drawn in an epoch
     learning_rate: Positive = 1e-5  # of Adam
-    best_by: Literal['final', 'loss'] = 'final'  # best Final of an epoch; lowest loss
+    best_by: Literal['final', 'loss'] = 'final'  # weights kept: best Final; lowest loss
     valid_sample: Whole[1] = 100  # validation questions scored after every epoch
     warmup_steps: Whole[0] = 0  # updates over which the learning rate rises; 0: none
     decay_steps: Whole[0] = 0  # updates over which it then falls to 0; 0: it stays
     accumulate_steps: MayDiffer[Whole[1]] = 1  # parts of a batch, one by one; more: less memory
-    backup_minutes: MayDiffer[Positive] = 10.0  # so much work is done twice after an interruption
+    backup_minutes: MayDiffer[Positive] = 10.0  # at most so much work is lost when interrupted
     seed: Whole[0] = 42  # of the split, the draws, dropout and random weights
     # reading
-    mode: Literal['extractive', 'generative'] = 'extractive'  # from a passage; any text
+    mode: Literal['extractive', 'generative'] = 'extractive'  # a piece of a passage; any text
     topk: Whole[1] = 1  # beam width
-    precision: Literal['float32', 'bfloat16'] = 'float32'  # exact; faster where there is it
+    precision: Literal['float32', 'bfloat16'] = 'float32'  # exact; faster where hardware has it
 
 
 if __name__ == '__main__':
@@ -103,25 +102,23 @@ def unify_separators(passage):
 def training_pair(record, rng, constants):
     """Draw a passage of a record and decide what the answer should be (the post's generator).
 
-    Not its own label decides, but the first of all the question's answers whose parts it holds.
+    The passage's own label does not: it is the first of all the answers whose parts it holds.
 
     record: a complete one; rng: NumPy Generator. Returns (passage, question, final_answer), str.
     """
     passages = record['passages']
     passage = unify_separators(passages[rng.integers(len(passages))]['passage'])
-    readable = passage[: constants.max_p_len - 2]
-    final_answer = ''
+    readable = passage[: constants.max_p_len - 2]  # characters, as in the original
     for answer in (p['answer'] for p in passages if p['answer']):
         if all(part in readable for part in answer.split(' ')):
-            final_answer = answer.replace(' ', ',')
-            break
-    return passage, record['question'], final_answer
+            return passage, record['question'], answer.replace(' ', ',')
+    return passage, record['question'], ''
 
 
 def encode_pair(tokenizer, passage, question, answer, constants):
     """Return token_ids and segment_ids, lists of int, of a pair as `training_pair` draws it."""
     p_token_ids, p_segment_ids = tokenizer.encode(passage, maxlen=constants.max_p_len)
-    maxlen = constants.max_q_len + constants.max_a_len + 1
+    maxlen = constants.max_q_len + constants.max_a_len + 1  # with a [CLS], which is dropped
     qa_token_ids, qa_segment_ids = tokenizer.encode(question, answer, maxlen=maxlen)
     return p_token_ids + qa_token_ids[1:], p_segment_ids + qa_segment_ids[1:]
 
@@ -132,9 +129,8 @@ def encode_pair(tokenizer, passage, question, answer, constants):
 def build_model(files, checkpoint, constants):
     """Build BERT under a UniLM mask, with the simplified vocabulary.
 
-    files: settings.Files; checkpoint: path, '' for random weights. Returns (a Keras model, from
-    [token_ids, segment_ids] [batch, length] to the probabilities of each next token, float32
-    [batch, length, vocab]; its tokenizer).
+    files: settings.Files; checkpoint: path, '' for random weights. Returns (bert4keras's Keras
+    model, its tokenizer). The model holds the weights; support/unilm.py computes with them.
     """
     tokenizer, keep_tokens, size = bert.load_tokenizer(files.vocabulary)
     longest = constants.max_p_len + constants.max_q_len + constants.max_a_len
@@ -142,7 +138,7 @@ def build_model(files, checkpoint, constants):
 
 
 def build_trainer(model, constants):
-    """Return what trains the model: by the cross-entropy of answers and their [SEP], with Adam."""
+    """Return what trains a model: Adam on the mean loss of all answer tokens, [SEP] included."""
 
     def cross_entropy(labels, logits):  # int32 [answer tokens], float32 [answer tokens, vocab]
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -150,11 +146,11 @@ def build_trainer(model, constants):
     # fused, three times as fast on a CPU as the optimizer of the same name outside `legacy`
     optimizer = keras.optimizers.legacy.Adam(constants.learning_rate, epsilon=1e-6)
     if constants.warmup_steps or constants.decay_steps:
-        factors = {constants.warmup_steps: 1.0}
+        schedule = {constants.warmup_steps: 1.0}
         if constants.decay_steps:
-            factors[constants.warmup_steps + constants.decay_steps] = 0.0
-        schedule = functools.partial(bert4keras.backend.piecewise_linear, schedule=factors)
-        optimizer.learning_rate = lambda: constants.learning_rate * schedule(optimizer.iterations)
+            schedule[constants.warmup_steps + constants.decay_steps] = 0.0
+        rate, piecewise_linear = constants.learning_rate, bert4keras.backend.piecewise_linear
+        optimizer.learning_rate = lambda: rate * piecewise_linear(optimizer.iterations, schedule)
     return Trainer(model, cross_entropy, optimizer, constants)
 
 
@@ -183,13 +179,13 @@ def best_of(votes, scores, width):
     scores, of the beams that are extended and of the tokens: all that leaves the device.
     """
     beams, vocab = votes.shape
-    votes = tf.reshape(votes, [-1])  # [beams * vocab]
-    scores = tf.repeat(tf.constant(scores, tf.float64), vocab)
-    scores += tf.cast(tf.math.log(votes + 1e-12), tf.float64)
-    order = tf.where(votes > 0, scores, scores - 1e9)
+    logs = tf.cast(tf.math.log(votes + 1e-12), tf.float64)
+    sums = tf.constant(scores, tf.float64)[:, None] + logs  # [beams, vocab]
+    order = tf.reshape(tf.where(votes > 0, sums, sums - 1e9), [-1])  # [beams * vocab]
     best = tf.math.top_k(order, min(width, beams * vocab)).indices  # [width]
     parents, tokens = np.divmod(best.numpy(), vocab)
-    return tf.gather(scores, best).numpy().tolist(), parents.tolist(), tokens.tolist()
+    sums = tf.gather(tf.reshape(sums, [-1]), best)
+    return sums.numpy().tolist(), parents.tolist(), tokens.tolist()
 
 
 class Beams:
@@ -224,8 +220,8 @@ class Beams:
     def extend(self, scores, parents, tokens, max_a_len):
         """Go on with the best beams: their scores, the beams they extend and by which tokens."""
         best = np.argmax(scores)
-        self.answer = [*self.output_ids[parents[best]], tokens[best]]
         self.score = scores[best]
+        self.answer = [*self.output_ids[parents[best]], tokens[best]]
         self.unfinished = tokens[best] != self.end_id and len(self.answer) < max_a_len
         if tokens[best] == self.end_id:
             self.answer.pop()
@@ -245,11 +241,11 @@ class Answer(NamedTuple):
     """An answer and where it stands, None if nowhere: text == passages[passage][start:end]."""
 
     text: str
-    passage: Optional[int]
-    start: Optional[int]
-    end: Optional[int]
+    passage: int | None  # its number
+    start: int | None
+    end: int | None
     token_ids: list
-    score: float
+    score: float  # sum of the logarithms of the votes
 
 
 class ReadingComprehension:
@@ -306,12 +302,13 @@ class ReadingComprehension:
             beams = Beams(p_token_ids, topk, self.end_id)
             group.append(beams)
             sources.append([[*passage, *q_token_ids] for passage in beams.passages])
-        # 1. what each passage predicts; 2. one that begins with [SEP] has no answer and leaves
+        # 1. what each passage predicts, {number of a question: float32 [passages, beams, vocab]}
+        # 2. one whose most probable token is [SEP] has no answer and leaves for good
         staying, probas, cache = self.unilm.read(sources, self.has_answer)
         for beams, stays in zip(group, staying):
             beams.begin(stays)
         while probas:
-            for i, predicted in probas.items():  # float32 [passages, beams, vocab] of question i
+            for i, predicted in probas.items():
                 beams = group[i]
                 # 3. in extractive mode only what goes on in a passage is allowed
                 allowed = beams.allowed(predicted.shape[-1]) if self.extractive else 1.0
@@ -385,8 +382,7 @@ class Evaluator(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Score, add the score to the logs; of equally good weights the later ones are kept."""
         logs.update(self.evaluate())
-        by_final = self.constants.best_by == 'final'
-        quality = logs['val_Final'] if by_final else -logs['loss']
+        quality = {'final': logs['val_Final'], 'loss': -logs['loss']}[self.constants.best_by]
         if quality >= self.run.state.best:
             self.run.state.best = quality
             described = self.run.fixed['the BERT']
@@ -407,13 +403,13 @@ class Evaluator(keras.callbacks.Callback):
         return {f'val_{name}': tally.result()[name] for name in ('Accuracy', 'F1', 'Final')}
 
 
-def predict_to_file(reader, data, filename, references=None):
+def predict_to_file(reader, data, filename, references=None, worker=0, workers=1):
     """Write `id<TAB>answer` for every record of `data`; an interrupted run is continued.
 
-    references: {id: Reference} or None, with which a bar shows the score so far. Of several workers
-    each answers a share and the first one joins them. Returns whether this is the first.
+    references: {id: Reference} or None, with which a bar shows the score so far. Worker k of n
+    answers every n-th question; the first one waits for the others and joins the parts. Returns
+    whether this is the first.
     """
-    worker, workers = settings.worker_position()
     fixed = [*settings.fixed(reader.constants).items()]
     part = Part(filename, fingerprint_of(reader.model, fixed, data), worker, workers)
     mine, tally = data[worker::workers], Tally()
@@ -476,7 +472,8 @@ def train_alone(constants, files, strategy):
     fixed = {
         **settings.fixed(constants),
         'the BERT': bert.describe_bert(files),
-        'the data': fingerprint_of(model, train_data + valid_data),
+        'the first weights': fingerprint_of(model),
+        'the data': fingerprint_of(None, train_data + valid_data),
     }
     batches = Batches(train_data, encode, constants)
     run = Run(trainer, batches, strategy, fixed, constants)
@@ -490,10 +487,10 @@ def train_alone(constants, files, strategy):
         score_validation(reader, valid_data, references)
 
 
-def score_validation(reader, valid_data, references):
+def score_validation(reader, valid_data, references, worker=0, workers=1):
     """Answer the validation questions into predictions.tsv; print the score as one JSON line."""
     path = os.path.join(reader.constants.output_dir, 'predictions.tsv')
-    if predict_to_file(reader, valid_data, path, references):
+    if predict_to_file(reader, valid_data, path, references, worker, workers):
         print(json.dumps(evaluate(path, references)))
 
 
@@ -521,7 +518,7 @@ def evaluate_best(constants, files):
     sogouqa = records.load_questions(files.sogouqa)
     references = records.load_references(files.official_answers, files.sogouqa, sogouqa)
     _, valid_data = split([], sogouqa, constants)
-    score_validation(reader, valid_data, references)
+    score_validation(reader, valid_data, references, *settings.worker_position())
 
 
 def predict(constants, files, path):
@@ -530,7 +527,7 @@ def predict(constants, files, path):
     reader = load_best(constants, files)
     name, _ = os.path.splitext(os.path.basename(path))
     filename = os.path.join(constants.output_dir, f'answers_to_{name}.tsv')
-    if predict_to_file(reader, data, filename):
+    if predict_to_file(reader, data, filename, None, *settings.worker_position()):
         print(read_text(filename), end='', flush=True)
 
 
@@ -555,7 +552,7 @@ def run_command(arguments):
 def main(arguments=None):
     """Run a command line, a list of str or None for the process's own. Returns the exit status."""
     settings.prepare_process()
-    return exit_status(functools.partial(run_command, arguments))
+    return exit_status(lambda: run_command(arguments))
 
 
 if __name__ == '__main__':

@@ -20,9 +20,8 @@ finally:
     os.close(_stderr)
 keras.__version__ += '-tf'
 sys.modules['keras'] = keras
-for _name in 'activations', 'backend', 'callbacks', 'initializers':
-    sys.modules[f'keras.{_name}'] = getattr(keras, _name)
-for _name in 'layers', 'models', 'optimizers', 'utils':
+_names = 'activations, backend, callbacks, initializers, layers, models, optimizers, utils'
+for _name in _names.split(', '):
     sys.modules[f'keras.{_name}'] = getattr(keras, _name)
 
 import bert4keras.backend

@@ -88,10 +88,10 @@ class Part:
 
 
 def fingerprint_of(model, *data):
-    """Return the fingerprint of a Keras model's weights and of data that JSON can hold.
+    """Return the fingerprint of a Keras model's weights, if any, and of lists that JSON can hold.
 
-    Each entry of `data` is a list, whose entries are taken one by one: together they are large.
+    Entries and weights are taken one by one: together they are large.
     """
     contents = (json.dumps(entry).encode() for entries in data for entry in entries)
-    weights = (weight.numpy() for weight in model.weights)
+    weights = (weight.numpy() for weight in (model.weights if model else ()))
     return fingerprint(itertools.chain(contents, weights))

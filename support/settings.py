@@ -16,7 +16,7 @@ import signal
 import sys
 import typing
 
-from evaluate_sogou import Parser, UserError, exit_status, read_text
+from evaluate_sogou import Parser, UserError, exit_status, log, read_text
 
 from .files import write_durably
 
@@ -53,37 +53,35 @@ PLAIN = {
 }
 
 
-class Kind(typing.NamedTuple):
-    """A constant's type, taken apart."""
-
-    python: type
-    rule: Rule
-    may_differ: bool
+def constants(owner):
+    """Make a class of constants a frozen dataclass; a list as a value is an error of one line."""
+    for name, (_, rule, _) in kinds(owner).items():
+        value = getattr(owner, name)
+        if type(value).__hash__ is None:  # dataclasses refuse it
+            log(f'{name} = {value!r}: expected {rule.expected}')
+            sys.exit(2)
+    return dataclasses.dataclass(frozen=True)(owner)
 
 
 def kinds(constants):
-    """Return {name: Kind} of a class of constants, or of an object of it."""
-    owner = constants if isinstance(constants, type) else type(constants)
-    hints = typing.get_type_hints(owner, include_extras=True)
-    return {field.name: _kind(hints[field.name]) for field in dataclasses.fields(owner)}
-
-
-def _kind(hint):
-    marks = ()
-    if typing.get_origin(hint) is typing.Annotated:
-        hint, *marks = typing.get_args(hint)
-    if typing.get_origin(hint) is typing.Literal:
-        choices = typing.get_args(hint)
-        python, rule = type(choices[0]), Rule(' or '.join(map(repr, choices)), choices.__contains__)
-    else:
+    """Return {name: (Python type, Rule, whether it may differ)} of a class of constants."""
+    found = {}
+    for name, hint in typing.get_type_hints(constants, include_extras=True).items():
+        marks = ()
+        if typing.get_origin(hint) is typing.Annotated:
+            hint, *marks = typing.get_args(hint)
         rules = [mark for mark in marks if isinstance(mark, Rule)]
-        python, rule = hint, rules[0] if rules else PLAIN[hint]
-    return Kind(python, rule, MAY_DIFFER in marks)
+        if typing.get_origin(hint) is typing.Literal:
+            choices = typing.get_args(hint)
+            rules = [Rule(' or '.join(map(repr, choices)), choices.__contains__)]
+            hint = type(choices[0])
+        found[name] = hint, rules[0] if rules else PLAIN[hint], MAY_DIFFER in marks
+    return found
 
 
 def check(constants):
     """Raise UserError for a constant of the wrong type or range."""
-    for name, (python, rule, _) in kinds(constants).items():
+    for name, (python, rule, _) in kinds(type(constants)).items():
         value = getattr(constants, name)
         of_type = type(value) is python or (python is float and type(value) is int)
         if not of_type or not rule.allows(value):
@@ -92,29 +90,18 @@ def check(constants):
 
 def fixed(constants):
     """Return {name: value} of the constants that a run must be continued with."""
-    return {
-        name: getattr(constants, name)
-        for name, kind in kinds(constants).items()
-        if not kind.may_differ
-    }
+    every = kinds(type(constants)).items()
+    return {name: getattr(constants, name) for name, (*_, differs) in every if not differs}
 
 
 # -------------------------------------------------------------------------------- the command line
 
 
-class CommandLine(typing.NamedTuple):
-    """What was asked for: the command, the path of questions or None, {constant: value given}."""
-
-    command: str
-    path: str
-    given: dict
-
-
 def parse_command_line(arguments, constants, description):
     """Read a command line, a list of str or None for the process's own.
 
-    constants: the class; description: what --help prints above its source. Returns a CommandLine.
-    Raises UserError for what it cannot read.
+    constants: the class; description: what --help prints above its source. Returns (command, path
+    of the questions or None, {constant: value given}). Raises UserError for what it cannot read.
     """
     parser = Parser(
         usage='%(prog)s {train,eval,predict FILE} [--constant=value ...]',
@@ -124,15 +111,17 @@ def parse_command_line(arguments, constants, description):
         allow_abbrev=False,
     )
     hidden = {'help': argparse.SUPPRESS}
-    parser.add_argument('command', choices=['train', 'eval', 'predict'], **hidden)
-    parser.add_argument('path', nargs='?', **hidden)
+    # with names that no constant can have
+    commands = ['train', 'eval', 'predict']
+    parser.add_argument('(command)', metavar='command', choices=commands, **hidden)
+    parser.add_argument('(path)', metavar='path', nargs='?', **hidden)
     names = kinds(constants)
-    for name, kind in names.items():
-        convert = _truth if kind.python is bool else kind.python
+    for name, (python, _, _) in names.items():
+        convert = true_or_false if python is bool else python
         parser.add_argument(f'--{name}', type=convert, default=argparse.SUPPRESS, **hidden)
     options, unknown = parser.parse_known_intermixed_args(arguments)
     given = vars(options)
-    command, path = given.pop('command'), given.pop('path')
+    command, path = given.pop('(command)'), given.pop('(path)')
     surplus = unknown and not unknown[0].startswith('-')
     if (command == 'predict') == (path is None) or surplus:
         last = ''.join(f'{argument}: ' for argument in [*filter(None, [path]), *unknown][-1:])
@@ -143,15 +132,19 @@ def parse_command_line(arguments, constants, description):
         nearest = difflib.get_close_matches(name, names, 1, 0)[0]
         nearest = f'the nearest constant is --{nearest}='
         raise UserError(f'{unknown[0]}: unknown; {nearest}, see --help')
-    return CommandLine(command, path, given)
+    return command, path, given
 
 
 def read_early(constants, description):
     """End the process where its command line asks for help or holds a mistake."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `prepare_process`, Ctrl-C says nothing
+    prepare_process()
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # while TensorFlow is imported, Ctrl-C says nothing
 
     def read():
-        configure(constants, parse_command_line(None, constants, description).given)
+        _, _, given = parse_command_line(None, constants, description)
+        configure(constants, given)
 
     status = exit_status(read)
     if status:
@@ -167,8 +160,11 @@ def prepare_process():
         signal.signal(number, signal.default_int_handler)
 
 
-def _truth(text):
-    return {'true': True, 'false': False}[text.lower()]
+def true_or_false(text):
+    """Return the bool that is written; argparse names this function where it is none."""
+    if text.lower() not in ('true', 'false'):
+        raise ValueError
+    return text.lower() == 'true'
 
 
 def configure(constants, given):

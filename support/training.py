@@ -191,9 +191,14 @@ class Run:
         worker, self.workers = worker_position()
         self.is_chief = worker == 0
         self.divergence = Divergence(trainer, batches, self.state)
-        checkpoint = tf.train.Checkpoint(bert=trainer.trained, optimizer=trainer.optimizer)
-        saved = checkpoint, self.state, fixed, self.divergence.check_weights
-        self.backups = Backups(constants.output_dir, *saved, self.is_chief)
+        self.backups = Backups(
+            constants.output_dir,
+            tf.train.Checkpoint(bert=trainer.trained, optimizer=trainer.optimizer),
+            self.state,
+            fixed,
+            check=self.divergence.check_weights,
+            is_chief=self.is_chief,
+        )
         self.stop = Stop(self.backups, self.workers)
 
     def begin(self):
@@ -208,7 +213,10 @@ class Run:
         text = json.dumps([vars(self.state), self.fixed])
         mine = int(fingerprint([text.encode()])[:15], 16)
         replica = functools.partial(tf.constant, [mine], tf.int64)
-        gather = lambda: self.strategy.gather(self.strategy.run(replica), 0)  # noqa: E731
+
+        def gather():
+            return self.strategy.gather(self.strategy.run(replica), 0)
+
         if any(tf.function(gather, autograph=False)().numpy() != mine):
             what = 'the workers begin with different backups, data or constants'
             raise UserError(f'{self.constants.output_dir}: {what}; share it among them')
@@ -219,8 +227,8 @@ class Run:
         callbacks = [self.divergence, position, self.stop]
         if self.is_chief:  # backed up before an epoch is scored, and after
             back_up = BackUp(self.backups, self.constants.backup_minutes)
-            ending = Log(self.state, self.constants.output_dir)
-            callbacks += [back_up, evaluator, ending, back_up]
+            epoch_log = Log(self.state, self.constants.output_dir)
+            callbacks += [back_up, evaluator, epoch_log, back_up]
         else:
             callbacks += [Log(self.state, None)]
         state, steps = self.state, self.batches.steps
@@ -228,8 +236,8 @@ class Run:
         with self.stop.listening(), contextlib.redirect_stdout(sys.stderr):
             if state.step and state.step == (len(state.log) + 1) * steps:
                 # interrupted while it was scored
-                whole = keras.callbacks.CallbackList(callbacks, model=self.trainer)
-                whole.on_epoch_end(len(state.log), {})
+                ending_epoch = keras.callbacks.CallbackList(callbacks, model=self.trainer)
+                ending_epoch.on_epoch_end(len(state.log), {})
             while state.step < self.constants.epochs * steps:
                 self._fit_from(*divmod(state.step, steps), callbacks)
             self.stop.if_asked()  # or all of validation would be scored first

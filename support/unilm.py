@@ -66,18 +66,15 @@ class UniLM:
         self.embedding_norm = norm_of(model, 'Embedding-Norm')
         mapping = [layer for layer in model.layers if layer.name == 'Embedding-Mapping']
         self.mapping = Dense(*mapping[0].weights) if mapping else None
-        self.head, self.head_norm = (
-            Dense(*model.get_layer('MLM-Dense').weights),
-            norm_of(model, 'MLM-Norm'),
-        )
+        self.head = Dense(*model.get_layer('MLM-Dense').weights)
+        self.head_norm = norm_of(model, 'MLM-Norm')
         self.head_bias = model.get_layer('MLM-Bias').weights[0]
         self.activation = model.get_layer('MLM-Dense').activation
         self.recomputes, self.copies = training and self.dtype == tf.float32, {}
         if training:
             self.activation = with_slope(self.activation)
         elif self.dtype != tf.float32:
-            matrices = [weight for weight in model.weights if weight.shape.rank == 2]
-            for matrix in matrices:
+            for matrix in (weight for weight in model.weights if weight.shape.rank == 2):
                 self.copies[matrix.ref()] = tf.Variable(tf.cast(matrix, self.dtype))
         self._compile()
 

@@ -1,10 +1,11 @@
-"""Measure reader and training against the original's way, both in one run, on the same weights and data.
+"""Measure reader and training against the original's way, in one run, on the same weights.
 
-    python tests/benchmark.py reading [--precision=bfloat16] [--data=FILE] [--questions=N] [--topk=K]
+    python tests/benchmark.py reading [--precision=bfloat16] [--data=FILE] [--topk=K]
     python tests/benchmark.py training [--precision=bfloat16] [--data=FILE]
 
-The last line of standard output is one JSON object. The model is of BERT-base size with random weights, made to behave
-like trained ones (see `make_decisive`); questions are real where ../shared/data is at hand, else of the same lengths.
+The last line of standard output is one JSON object. The model is of BERT-base size with random
+weights, made to behave like trained ones (see `make_decisive`); questions are real where
+../shared/data is at hand, else of the same lengths.
 """
 
 import argparse
@@ -25,14 +26,16 @@ import numpy as np
 from reference_decoder import ReferenceDecoder
 
 import task_reading_comprehension_by_seq2seq as task
+from support import batches, bert, records
+from support.keras2 import keras, tf
+from support.unilm import UniLM
 
-tf = task.tf
 VOCABULARY_SIZE = 13584  # of the simplified Chinese vocabulary
 SEP = 3
 BERT_BASE = {
-    'hidden_size': 768, 'num_hidden_layers': 12, 'num_attention_heads': 12, 'intermediate_size': 3072,
-    'hidden_act': 'gelu', 'max_position_embeddings': 512, 'type_vocab_size': 2, 'hidden_dropout_prob': 0.1,
-    'initializer_range': 0.02,
+    'hidden_size': 768, 'num_hidden_layers': 12, 'num_attention_heads': 12,
+    'intermediate_size': 3072, 'hidden_act': 'gelu', 'max_position_embeddings': 512,
+    'type_vocab_size': 2, 'hidden_dropout_prob': 0.1, 'initializer_range': 0.02,
 }  # fmt: skip
 
 
@@ -44,28 +47,26 @@ class OriginalDecoder(ReferenceDecoder):
         return self.model.predict(batch, verbose=0)
 
 
-def load_token_ids(path, count):
-    """Return `count` questions as (p_token_ids, q_token_ids), evenly spread over a file, or made up without one."""
+def load_tokenizer():
+    """Return the tokenizer of the real vocabulary."""
+    return bert.load_tokenizer(os.path.join(SHARED, 'vocab.txt'))[0]
+
+
+def load_token_ids(path, count, constants):
+    """Return (p_token_ids, q_token_ids) of `count` questions, evenly spread over a file, if any."""
     if path:
-        tokenizer = task.load_tokenizer(os.path.join(SHARED, 'vocab.txt'))[0]
-        records = [record for record in task.load_questions(path) if not task.defects(record)]
-        chosen = [records[i] for i in np.linspace(0, len(records) - 1, count).astype(int)]
-        return [
-            (
-                [
-                    tokenizer.encode(task.unify_separators(p['passage']), maxlen=task.max_p_len)[0]
-                    for p in record['passages']
-                ],
-                tokenizer.encode(record['question'], maxlen=task.max_q_len + 1)[0][1:],
-            )
-            for record in chosen
-        ]
+        encoder = task.ReadingComprehension.__new__(task.ReadingComprehension)
+        encoder.tokenizer, encoder.constants = load_tokenizer(), constants
+        data = records.complete(records.load_questions(path))
+        chosen = np.linspace(0, len(data) - 1, count).astype(int)
+        return [encoder.encode(*task.asked(data[i])) for i in chosen]
     rng = np.random.default_rng(0)
 
     def text(length):
         return rng.integers(100, VOCABULARY_SIZE, length).tolist()
 
-    lengths = np.clip(np.exp(rng.normal(4.2, 0.9, [count, 12])), 5, task.max_p_len - 2).astype(int)
+    lengths = np.exp(rng.normal(4.2, 0.9, [count, 12]))
+    lengths = np.clip(lengths, 5, constants.max_p_len - 2).astype(int)
     return [([[2, *text(length), SEP] for length in row], [*text(12), SEP]) for row in lengths]
 
 
@@ -75,28 +76,25 @@ def build_model():
         config = os.path.join(folder, 'bert_config.json')
         with open(config, 'w', encoding='utf-8') as file:
             json.dump({**BERT_BASE, 'vocab_size': VOCABULARY_SIZE}, file)
-        task.keras.utils.set_random_seed(0)
-        return task.build_model(config, '', None, VOCABULARY_SIZE)
+        keras.utils.set_random_seed(0)
+        return bert.build_bert(config, '', None, VOCABULARY_SIZE, longest=512)
 
 
 def make_decisive(model, reader, questions):
-    """Make random weights behave like trained ones: 45% of passages have an answer, of 3 to 6 tokens on average.
+    """Make random weights behave like trained ones: 45% of passages have an answer, of 4 tokens.
 
-    One unit of the head, which only [SEP] listens to, speaks up where the last layer's output lies on one side of a
-    plane. The plane has 55% of the sources on that side, and of the answers' tokens as many as make answers of the
-    wanted length; the layers below are left as they were drawn.
+    One unit of the head, which only [SEP] listens to, speaks up where the last layer's output lies
+    on one side of a plane. The plane has 55% of the sources on that side, and of the answers'
+    tokens as many as make answers of the wanted length; the layers below are left as they were.
     """
     first, later = [], []
     for p_token_ids, q_token_ids in questions[:: max(1, len(questions) // 30)]:
         answers = [token_ids[1:5] for token_ids in p_token_ids]
         sources = [token_ids + q_token_ids for token_ids in p_token_ids]
         rows = [source + answer for source, answer in zip(sources, answers, strict=True)]
-        packed = (
-            np.concatenate(rows),
-            np.array([len(row) for row in rows]),
-            np.array([len(row) for row in sources]),
-        )
-        hidden = iter(reader.unilm.encode(*map(np.int32, packed))[0].numpy())
+        lengths, source_lengths = ([len(row) for row in some] for some in (rows, sources))
+        packed = map(np.int32, (np.concatenate(rows), lengths, source_lengths))
+        hidden = iter(reader.unilm.encode(*packed)[0].numpy())
         for answer in answers:
             first.append(next(hidden))
             later += [next(hidden) for _ in answer]
@@ -124,18 +122,12 @@ def make_decisive(model, reader, questions):
         weights = np.linspace(-2, 2, 4001) * np.std(first @ spread) / (shift @ shift)
         direction = spread + min(weights, key=lambda weight: abs(gap(weight))) * shift
         volume = 40 / np.std(first @ direction)
-        kernel[:, 0], offsets[0] = (
-            volume * direction,
-            -volume * np.quantile(first @ direction, 0.45),
-        )
+        threshold = np.quantile(first @ direction, 0.45)
+        kernel[:, 0], offsets[0] = volume * direction, -volume * threshold
         dense.set_weights([kernel, offsets])
-        searches = reader.beam_search(questions[:: max(1, len(questions) // 10)], 1)
-        length = np.mean([len(search.answer) for search in searches if search.remaining])
-        print(
-            f'[SEP] after {stop:.3f} of the tokens: answers of {length:.1f}',
-            file=sys.stderr,
-            flush=True,
-        )
+        found = reader.beam_search(questions[:: max(1, len(questions) // 10)], 1)
+        length = np.mean([len(beams.answer) for beams in found if beams.passages])
+        say(f'[SEP] after {stop:.3f} of the tokens: answers of {length:.1f}')
         if 3.5 <= length <= 5.5:
             return
         low, high = (stop, high) if length > 4.5 else (low, stop)
@@ -154,24 +146,22 @@ def matmul_rate(precision):
 
 
 def operations(lengths, predictions):
-    """Return the multiplications and additions of one pass over sequences, the vocabulary at `predictions` tokens."""
+    """Return the operations of one pass over sequences, with the vocabulary at some tokens."""
     width, layers = BERT_BASE['hidden_size'], BERT_BASE['num_hidden_layers']
     linear = 2 * (4 * width**2 + 2 * width * BERT_BASE['intermediate_size'])
-    return (
-        sum(layers * n * (linear + 4 * n * width) for n in lengths)
-        + 2 * predictions * width * VOCABULARY_SIZE
-    )
+    head = 2 * predictions * width * VOCABULARY_SIZE
+    return sum(layers * n * (linear + 4 * n * width) for n in lengths) + head
+
+
+def say(text):
+    """Print a line to standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def peak_alone(which, options, *paths):
-    """Return the peak resident memory in MB of a process that does nothing but this, one way of the two."""
-    command = [
-        sys.executable,
-        __file__,
-        options.what,
-        f'--precision={options.precision}',
-        f'--alone={which}',
-    ]
+    """Return the peak resident memory in MB of a process that does it one way of the two."""
+    command = [sys.executable, __file__, options.what, f'--alone={which}']
+    command.append(f'--precision={options.precision}')
     arguments = [f'--{name}={getattr(options, name)}' for name in ('topk', 'data', 'questions')]
     arguments += [f'--weights={path}' for path in paths]
     done = subprocess.run(
@@ -181,7 +171,7 @@ def peak_alone(which, options, *paths):
 
 
 def say_peak():
-    """Print the peak resident memory in MB; getrusage would count what the parent had before it started this."""
+    """Print the peak resident memory in MB; getrusage would count the parent's before the start."""
     with open('/proc/self/status', encoding='utf-8') as file:
         print(next(int(line.split()[1]) // 1024 for line in file if line.startswith('VmHWM')))
 
@@ -190,24 +180,37 @@ def median_ratio(rounds, above, below):
     return float(np.median(rounds[:, above] / rounds[:, below]))
 
 
-# --------------------------------------------------------------------------------------------------- reading
+# ----------------------------------------------------------------------------------------- reading
+
+
+def read_together(reader, questions, topk):
+    """Yield the Beams of questions, as `ReadingComprehension.answers` reads them."""
+
+    def size_of(question):
+        p_token_ids, q_token_ids = question
+        return sum(len(token_ids) + len(q_token_ids) for token_ids in p_token_ids)
+
+    for group in batches.in_groups(questions, size_of, reader.tokens_together):
+        yield from reader.beam_search(group, topk)
 
 
 def reading(options):
     """Compare both ways of reading and print the figures as JSON."""
-    questions, model = load_token_ids(options.data, options.questions), build_model()
-    reader = task.ReadingComprehension(model, argparse.Namespace(_token_end_id=SEP))
-    original = OriginalDecoder(model, SEP, task.max_a_len, task.mode)
+    constants, tokenizer = task.Constants(precision=options.precision), argparse.Namespace()
+    tokenizer._token_end_id = SEP
+    questions, model = load_token_ids(options.data, options.questions, constants), build_model()
+    reader = task.ReadingComprehension(model, tokenizer, constants)
+    original = OriginalDecoder(model, SEP, constants.max_a_len, constants.mode)
     if options.alone:
         model.load_weights(options.weights)
         questions.sort(key=lambda question: -len(question[0]) * max(map(len, question[0])))
         if options.alone == 'ours':
-            list(reader.searches(questions[:16], options.topk))  # the largest decide
+            list(read_together(reader, questions[:16], options.topk))  # the largest decide
         else:
             for question in questions[:16]:
                 original.answer(*question, options.topk)
         return say_peak()
-    exact = argparse.Namespace(unilm=task.UniLM(model, SEP), beam_search=reader.beam_search)
+    exact = argparse.Namespace(unilm=UniLM(model), beam_search=reader.beam_search)
     make_decisive(model, exact, questions)
     reader.beam_search(questions[:1], options.topk)  # traces
     original.answer(*questions[0], options.topk)
@@ -219,27 +222,19 @@ def reading(options):
             expected.append(original.answer(*question, options.topk))
             remaining += len(original.remaining) / len(question[0])
         times.append(time.perf_counter())
-        found = [search.answer for search in reader.searches(part, options.topk)]
+        found = [beams.answer for beams in read_together(reader, part, options.topk)]
         times.append(time.perf_counter())
         sources = {(i, *p, *q) for i, (ps, q) in enumerate(part) for p in map(tuple, ps)}
-        limit = operations([len(source) - 1 for source in sources], len(sources)) / matmul_rate(
-            options.precision
-        )
+        limit = operations([len(source) - 1 for source in sources], len(sources))
+        limit /= matmul_rate(options.precision)
         rounds.append(np.array([times[1] - times[0], times[2] - times[1], limit]) / len(part))
         different += [start + i for i in range(len(part)) if found[i] != expected[i]]
         lengths += map(len, expected)
-        print(
-            f'{start + len(part)} questions, seconds each: {rounds[-1].round(3)}',
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f'{start + len(part)} questions, seconds each: {rounds[-1].round(3)}')
     rounds = np.array(rounds)
     reference, ours, limit = np.median(rounds, 0)
-    print(
-        f'passages with an answer: {remaining / len(questions):.2f}, tokens: {np.mean(lengths):.1f}',
-        file=sys.stderr,
-    )
-    print(f'questions with another answer: {different}', file=sys.stderr)
+    say(f'passages with an answer: {remaining / len(questions):.2f}, {np.mean(lengths):.1f} tokens')
+    say(f'questions with another answer: {different}')
     with tempfile.TemporaryDirectory() as folder:
         weights = os.path.join(folder, 'model.weights.h5')
         model.save_weights(weights)
@@ -257,19 +252,29 @@ def reading(options):
     )
 
 
-# -------------------------------------------------------------------------------------------------- training
+# ---------------------------------------------------------------------------------------- training
 
 
-def load_batches(path, count):
-    """Return `count` batches of 16 pairs, as the original draws them, and the same pairs in batches of like length."""
-    task.batch_size, task.window = 16, count
+def load_training(path, constants):
+    """Return the Batches of a file of questions."""
+    tokenizer = load_tokenizer()
+
+    def encode(record, rng):
+        pair = task.training_pair(record, rng, constants)
+        return task.encode_pair(tokenizer, *pair, constants)
+
+    return batches.Batches(records.complete(records.load_questions(path)), encode, constants)
+
+
+def load_batches(path, count, constants):
+    """Return `count` batches of 16 pairs, as the original draws them, and again of like length."""
     if path:
-        tokenizer = task.load_tokenizer(os.path.join(SHARED, 'vocab.txt'))[0]
-        records = [record for record in task.load_questions(path) if not task.defects(record)]
-        sorted_batches = task.draw_window(records, tokenizer, 0, 0)
+        training_data = load_training(path, constants)
+        training_data.window = count
+        sorted_batches = training_data.draw_window(0, 0)
     else:
         rng, pairs = np.random.default_rng(0), []
-        for p_token_ids, q_token_ids in load_token_ids('', 16 * count):
+        for p_token_ids, q_token_ids in load_token_ids('', 16 * count, constants):
             answer = [*rng.integers(100, VOCABULARY_SIZE, rng.integers(0, 8)).tolist(), SEP]
             source = p_token_ids[0] + q_token_ids
             pairs.append((0, source + answer, [0] * len(source) + [1] * len(answer)))
@@ -277,43 +282,31 @@ def load_batches(path, count):
         sorted_batches = [pairs[i : i + 16] for i in range(0, len(pairs), 16)]
     pairs = [pair for batch in sorted_batches for pair in batch]
     order = np.random.default_rng(1).permutation(len(pairs))
-    original_batches = [
-        [pairs[i] for i in order[start : start + 16]] for start in range(0, len(pairs), 16)
-    ]
-    return [[pad(batch) for batch in batches] for batches in (original_batches, sorted_batches)]
+    original_batches = []
+    for start in range(0, len(pairs), 16):
+        original_batches.append([pairs[i] for i in order[start : start + 16]])
+    return [[batches.pad(batch) for batch in some] for some in (original_batches, sorted_batches)]
 
 
-def pairs_per_second(path):
-    """Return how many pairs the input pipeline delivers per second, over 4 epochs; NaN without real data."""
+def pairs_per_second(path, constants):
+    """Return how many pairs the input pipeline delivers per second; NaN without real data."""
     if not path:
         return math.nan
-    tokenizer = task.load_tokenizer(os.path.join(SHARED, 'vocab.txt'))[0]
-    records = [record for record in task.load_questions(path) if not task.defects(record)]
-    task.epochs, task.window, start = 4, 64, time.perf_counter()
-    count = sum(len(batch['Input-Token']) for batch in task.training_dataset(records, tokenizer))
+    training_data, start = load_training(path, constants), time.perf_counter()
+    count = sum(len(batch['Input-Token']) for batch in training_data.dataset())
     return count / (time.perf_counter() - start)
 
 
-def pad(pairs):
-    """Return {'Input-Token', 'Input-Segment'}, int32 [pairs, longest]."""
-    longest = max(len(pair[1]) for pair in pairs)
-    columns = [
-        np.array([[*pair[i], *[0] * (longest - len(pair[i]))] for pair in pairs], np.int32)
-        for i in (1, 2)
-    ]
-    return dict(zip(['Input-Token', 'Input-Segment'], columns, strict=True))
-
-
-def make_updates(options):
+def make_updates(options, constants):
     """Return {which: a function that makes an update with a batch}."""
     updates = {}
     if options.alone != 'ours':
         from reference_training import build_train_model
 
-        train_model = build_train_model(build_model(), task.learning_rate)
+        train_model = build_train_model(build_model(), constants.learning_rate)
         updates['original'] = lambda batch: train_model.train_on_batch(batch)
     if options.alone != 'original':
-        trainer = task.Trainer(build_model(), SEP)
+        trainer = task.build_trainer(build_model(), constants)
         rows = tf.TensorSpec([None, None], tf.int32)
         signature = dict.fromkeys(('Input-Token', 'Input-Segment'), rows)
         step = tf.function(trainer.train_step, input_signature=[signature])
@@ -324,26 +317,25 @@ def make_updates(options):
 def training(options):
     """Compare both ways of training and print the figures as JSON."""
     count, rounds = 4, []
-    batches = dict(zip(['original', 'ours'], load_batches(options.data, count), strict=True))
-    updates = make_updates(options)
+    constants = task.Constants(precision=options.precision, batch_size=16, epochs=4)
+    drawn = load_batches(options.data, count, constants)
+    drawn = dict(zip(['original', 'ours'], drawn, strict=True))
+    updates = make_updates(options, constants)
     for which, update in updates.items():
-        update(batches[which][0])  # traces
+        update(drawn[which][0])  # traces
     for _ in range(1 if options.alone else options.rounds):
         row = []
         for which, update in updates.items():
             start = time.perf_counter()
-            for batch in batches[which]:
+            for batch in drawn[which]:
                 update(batch)
             row.append(time.perf_counter() - start)
-        tokens = [
-            np.count_nonzero(row) for batch in batches['ours'] for row in batch['Input-Token']
-        ]
-        answers = sum(batch['Input-Segment'].sum() for batch in batches['ours'])
-        row.append(
-            3 * operations(tokens, answers) / matmul_rate(options.precision)
-        )  # the gradient costs twice as much
+        tokens = [np.count_nonzero(row) for batch in drawn['ours'] for row in batch['Input-Token']]
+        answers = sum(batch['Input-Segment'].sum() for batch in drawn['ours'])
+        # the gradient costs twice as much
+        row.append(3 * operations(tokens, answers) / matmul_rate(options.precision))
         rounds.append(row)
-        print(f'seconds for {16 * count} pairs: {np.round(row, 2)}', file=sys.stderr, flush=True)
+        say(f'seconds for {16 * count} pairs: {np.round(row, 2)}')
     if options.alone:
         return say_peak()
     rounds = np.array(rounds)
@@ -357,7 +349,7 @@ def training(options):
         reference_peak_rss_mb=peaks[1],
         matmul_limit_samples_per_second=limit,
         fraction_of_limit=median_ratio(rounds, 2, 1),
-        pairs_per_second=pairs_per_second(options.data),
+        pairs_per_second=pairs_per_second(options.data, constants),
     )
 
 
@@ -368,22 +360,19 @@ def print_json(**figures):
 
 def main():
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    as_it_stands = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_it_stands)
     parser.add_argument('what', choices=['reading', 'training'])
     real = os.path.join(SHARED, 'WebQA.json')
+    default = real if os.path.exists(real) else ''
     parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32')
-    parser.add_argument(
-        '--data', default=real if os.path.exists(real) else '', help='questions; "" makes some up'
-    )
+    parser.add_argument('--data', default=default, help='questions; "" makes some up')
     parser.add_argument('--questions', type=int, default=100, help='to read')
     parser.add_argument('--topk', type=int, default=1, help='beam width of reading')
     parser.add_argument('--rounds', type=int, default=3, help='of training, 64 pairs each')
     parser.add_argument('--alone', help=argparse.SUPPRESS)
     parser.add_argument('--weights', help=argparse.SUPPRESS)
     options = parser.parse_args()
-    task.precision = options.precision
     {'reading': reading, 'training': training}[options.what](options)
 
 

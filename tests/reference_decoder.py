@@ -1,14 +1,15 @@
 """The six steps of reading (kexue.fm/archives/7115), as slow and plain as they come.
 
-The judge of every faster reader: bert4keras's own decoder class and a full forward pass of bert4keras's own
-model, over all passages padded to the longest, for every token of the answer.
+The judge of every faster reader: bert4keras's own decoder class and a full forward pass of
+bert4keras's own model, over all passages padded to the longest, for every token of the answer.
 """
 
 import numpy as np
 
-import task_reading_comprehension_by_seq2seq  # noqa: F401, sets up Keras 2 for bert4keras
+from support.keras2 import bert4keras
 
-from bert4keras.snippets import AutoRegressiveDecoder, sequence_padding  # isort: skip
+AutoRegressiveDecoder = bert4keras.snippets.AutoRegressiveDecoder
+sequence_padding = bert4keras.snippets.sequence_padding
 
 
 class ReferenceDecoder(AutoRegressiveDecoder):
@@ -24,7 +25,7 @@ class ReferenceDecoder(AutoRegressiveDecoder):
         return self.model(batch, training=False).numpy()
 
     def answer(self, p_token_ids, q_token_ids, topk):
-        """Return the token ids of the answer; arguments as of `ReadingComprehension.beam_search`."""
+        """Return the token ids of the answer; arguments as `ReadingComprehension.encode` makes."""
         self.passages = p_token_ids
         self.remaining = np.arange(len(p_token_ids))
         output_ids = self.beam_search([p + q_token_ids for p in p_token_ids], topk).tolist()
@@ -51,7 +52,7 @@ class ReferenceDecoder(AutoRegressiveDecoder):
             self.remaining, probas = self.remaining[answerable], probas[answerable]
             if len(self.remaining) == 0:
                 return np.eye(probas.shape[-1])[[self.end_id]]
-        # step 3: in extractive mode, what stands in no remaining passage after the tokens so far becomes 0
+        # step 3: in extractive mode, what stands in no remaining passage after the tokens becomes 0
         if self.mode == 'extractive':
             for beam, ids in enumerate(output_ids.tolist()):
                 allowed = {self.end_id}

@@ -1,10 +1,11 @@
 """Write everything else in this folder: a small invented corpus, its vocabulary and a tiny BERT.
 
-    python data/demo/make_demo.py            # 15 minutes on two cores, nearly all of them for the BERT
+    python data/demo/make_demo.py    # 15 minutes on two cores, nearly all of them for the BERT
 
-Every person, company, book, film and town is invented. No name of a question stands in another question, so a
-model cannot remember an answer: it has to read it. The BERT has learnt what a BERT learns, to fill the gap in a
-sentence, here with the help of a passage beside it. It has seen no question and no name of the corpus.
+Every person, company, book, film and town is invented. No name of a question stands in another
+question, so a model cannot remember an answer: it has to read it. The BERT has learnt what a BERT
+learns, to fill the gap in a sentence, here with the help of a passage beside it. It has seen no
+question and no name of the corpus.
 """
 
 import json
@@ -20,10 +21,10 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(FOLDER)))
 from support.keras2 import bert4keras, keras, tf
 from task_reading_comprehension_by_seq2seq import unify_separators
 
-# ----------------------------------------------------------------------------------------------- constants
+# ---------------------------------------------------------------------------------------- constants
 # fmt: off
 seed = 7115
-sogou_questions = 1200     # every one has an answer; a third of them become the validation questions
+sogou_questions = 1200     # every one has an answer; a third of them is for validation
 webqa_questions = 2400     # for training only
 unanswered = 0.1           # share of the WebQA questions that no passage answers
 contradicted = 0.15        # share of the questions with one passage against the others
@@ -36,9 +37,10 @@ tests_per_update = 64
 copying_rate = 2e-3        # learning rates: 100 updates of warm-up, falling over the second half
 cloze_rate = 1e-3
 bert_config = {
-    'attention_probs_dropout_prob': 0.0, 'hidden_act': 'gelu', 'hidden_dropout_prob': 0.0, 'hidden_size': 128,
-    'initializer_range': 0.08, 'intermediate_size': 256, 'max_position_embeddings': 512,
-    'num_attention_heads': 4, 'num_hidden_layers': 3, 'type_vocab_size': 2,
+    'attention_probs_dropout_prob': 0.0, 'hidden_act': 'gelu', 'hidden_dropout_prob': 0.0,
+    'hidden_size': 128, 'initializer_range': 0.08, 'intermediate_size': 256,
+    'max_position_embeddings': 512, 'num_attention_heads': 4, 'num_hidden_layers': 3,
+    'type_vocab_size': 2,
 }
 own_values = {             # of the script's constants, as long as they stand there as they do today
     'batch_size': {'instead_of': 32, 'value': 64},
@@ -46,22 +48,31 @@ own_values = {             # of the script's constants, as long as they stand th
 }
 
 SURNAMES = (
-    '赵钱孙李周吴郑王冯陈褚卫蒋沈韩杨朱秦许何吕施张孔曹严华金魏陶姜戚谢邹喻柏窦章苏潘葛范彭郎鲁韦马苗凤方俞任袁柳'
+    '赵钱孙李周吴郑王冯陈褚卫蒋沈韩杨朱秦许何吕施张孔曹严华金魏陶姜戚谢邹喻柏窦章苏潘葛范彭郎鲁韦'
+    '马苗凤方俞任袁柳'
 )
 NAME_CHARACTERS = (
-    '安邦宝碧冰波博才彩灿苍昌畅超朝琛晨诚承澄驰初川春慈聪翠达丹德登迪典鼎定东冬栋端敦多恩尔帆凡芳菲飞丰风峰锋芙福辅富甘刚高歌'
-    '耕公功古谷冠光广桂国果海涵汉翰豪浩和荷赫鹤恒宏虹鸿厚湖虎花怀环焕辉惠慧火霁吉纪佳家嘉坚剑健江娇杰洁婕捷今锦进京晶景静镜久菊'
-    '娟军君俊骏开凯康可克宽坤岚澜朗乐雷蕾黎礼立丽利莉莲良亮林琳霖玲灵凌岭流龙隆露璐洛绿满曼茂梅美萌梦绵民敏明鸣铭茉墨牧沐慕楠'
-    '南妮宁凝诺暖磐培佩鹏平萍朴普奇琦启千谦倩乔巧青清晴庆琼秋泉群然仁荣容蓉融如茹儒瑞润若森杉珊善尚韶少绍深圣胜诗石时实世守书舒'
-    '淑树双爽水思松素泰棠涛腾天田庭婷亭通彤桐同图望维伟苇文雯闻汶武希熙溪霞夏仙先贤香祥翔向晓孝笑心昕欣新馨信星兴雄秀旭宣轩雪勋'
-    '雅亚烟延岩炎艳燕阳瑶遥叶怡宜艺亦逸音银英盈莹颖永勇优友幼宇羽雨语玉育裕元园原远月悦跃云芸韵泽展哲珍真振正政之知智中忠舟洲竹'
-    '壮卓姿子紫自祖左佐'
+    '安邦宝碧冰波博才彩灿苍昌畅超朝琛晨诚承澄驰初川春慈聪翠达丹德登迪典鼎定东冬栋端敦多恩尔帆凡芳'
+    '菲飞丰风峰锋芙福辅富甘刚高歌耕公功古谷冠光广桂国果海涵汉翰豪浩和荷赫鹤恒宏虹鸿厚湖虎花怀环焕'
+    '辉惠慧火霁吉纪佳家嘉坚剑健江娇杰洁婕捷今锦进京晶景静镜久菊娟军君俊骏开凯康可克宽坤岚澜朗乐雷'
+    '蕾黎礼立丽利莉莲良亮林琳霖玲灵凌岭流龙隆露璐洛绿满曼茂梅美萌梦绵民敏明鸣铭茉墨牧沐慕楠南妮宁'
+    '凝诺暖磐培佩鹏平萍朴普奇琦启千谦倩乔巧青清晴庆琼秋泉群然仁荣容蓉融如茹儒瑞润若森杉珊善尚韶少'
+    '绍深圣胜诗石时实世守书舒淑树双爽水思松素泰棠涛腾天田庭婷亭通彤桐同图望维伟苇文雯闻汶武希熙溪'
+    '霞夏仙先贤香祥翔向晓孝笑心昕欣新馨信星兴雄秀旭宣轩雪勋雅亚烟延岩炎艳燕阳瑶遥叶怡宜艺亦逸音银'
+    '英盈莹颖永勇优友幼宇羽雨语玉育裕元园原远月悦跃云芸韵泽展哲珍真振正政之知智中忠舟洲竹壮卓姿子'
+    '紫自祖左佐'
 )
 RARE_CHARACTERS = '喆堃犇翀燚赟祎頔翯骉垚晸湉甯芃暐玥瑢㛃䶮𠮷𣲗'  # never in vocab.txt
-ENDINGS = {'company': ['科技公司', '食品公司', '电器公司'], 'town': [*'市县镇州'], 'river': [*'河江溪']}
+ENDINGS = {
+    'company': ['科技公司', '食品公司', '电器公司'],
+    'town': [*'市县镇州'],
+    'river': [*'河江溪'],
+}
 FEW = {
-    'province': '河北 山西 辽宁 吉林 江苏 浙江 安徽 福建 江西 山东 河南 湖北 湖南 广东 四川 贵州 云南 陕西 甘肃 青海',
-    'profession': '画家 医生 律师 记者 厨师 建筑师 工程师 摄影师 作曲家 植物学家 钢琴家 飞行员 翻译 木匠 诗人 船长',
+    'province': '河北 山西 辽宁 吉林 江苏 浙江 安徽 福建 江西 山东 '
+                '河南 湖北 湖南 广东 四川 贵州 云南 陕西 甘肃 青海',
+    'profession': '画家 医生 律师 记者 厨师 建筑师 工程师 摄影师 '
+                  '作曲家 植物学家 钢琴家 飞行员 翻译 木匠 诗人 船长',
     'food': '绿茶 米酒 年糕 面条 蜜桃 腊肉 豆腐 葡萄 柑橘 竹笋 香菇 火腿 核桃 红枣 莲藕 板栗',
     'goods': '手机 酸奶 手表 钢琴 电池 雨伞 相机 书包 台灯 牙膏 果汁 饼干 耳机 皮鞋 冰箱 音箱',
 }
@@ -107,15 +118,21 @@ FACTS = {
                       '{e}的特产是{a}|{e}盛产{a}|{e}以{a}闻名'),
     },
 }
-LEADS = ['', '', '', '', '答：', '百科词条：', '据介绍，', '网友回答：', '资料显示，', '【简介】', 'A：']
+LEADS = [
+    '', '', '', '', '答：', '百科词条：', '据介绍，', '网友回答：', '资料显示，', '【简介】', 'A：',
+]
 TAILS = ['', '', '', '', '...', '更多内容请点击查看。', '希望对你有帮助！', '以上资料仅供参考。']
-OFF_TOPIC = ['关于{e}的资料正在整理中，请稍后再来。', '很多网友都在搜索{e}。', '请登录后查看{e}的全部图片和评论。']
+OFF_TOPIC = [
+    '关于{e}的资料正在整理中，请稍后再来。',
+    '很多网友都在搜索{e}。',
+    '请登录后查看{e}的全部图片和评论。',
+]
 # fmt: on
-# ------------------------------------------------------------------------------------------------- the end
+# ------------------------------------------------------------------------------------------- corpus
 
 
 class Names:
-    """Draws values of every kind, but no composed name of `used`; `unique` ones are never drawn twice."""
+    """Draws values of every kind, but no composed name of `used`; if `unique`, none twice."""
 
     def __init__(self, generator, used, unique):
         self.generator, self.used, self.unique = generator, used, unique
@@ -136,19 +153,14 @@ class Names:
             if name not in self.used:
                 if self.unique:
                     self.used.add(name)
-                return (
-                    f'《{name}》'
-                    if kind in ('book', 'film')
-                    else name + self.generator.choice(ENDINGS.get(kind, ['']))
-                )
+                if kind in ('book', 'film'):
+                    return f'《{name}》'
+                return name + self.generator.choice(ENDINGS.get(kind, ['']))
 
     def answer(self, kind):
-        """Draw a value, or for a kind marked * now and then a list: two or three parts and spaces between."""
-        count = (
-            self.generator.randint(2, 3)
-            if kind.endswith('*') and self.generator.random() < listed
-            else 1
-        )
+        """Draw a value; of a kind marked * now and then a list, two or three joined by spaces."""
+        several = kind.endswith('*') and self.generator.random() < listed
+        count = self.generator.randint(2, 3) if several else 1
         parts = {}
         while len(parts) < count:
             parts[self.value(kind.rstrip('*'))] = True
@@ -156,7 +168,10 @@ class Names:
 
 
 class Question:
-    """One question under construction: its entity and another of the same kind, and what is true of each."""
+    """One question under construction: two entities of a kind, and what is true of each.
+
+    It asks about the first.
+    """
 
     def __init__(self, names, joints):
         self.names, self.generator, self.joints = names, names.generator, joints
@@ -164,14 +179,12 @@ class Question:
         self.rules = FACTS[kind]
         self.attribute = self.generator.choice(list(self.rules))
         self.entities = [names.value(kind) for _ in range(2)]
-        self.facts = [
-            {name: names.answer(rule[0]) for name, rule in self.rules.items()}
-            for _ in self.entities
-        ]
+        self.facts = []
+        for _ in self.entities:
+            self.facts.append({name: names.answer(rule[0]) for name, rule in self.rules.items()})
         self.answer = self.facts[0][self.attribute]
-        self.text = self.generator.choice(self.rules[self.attribute][1].split('|')).format(
-            e=self.entities[0]
-        )
+        _, questions, _ = self.rules[self.attribute]
+        self.text = self.generator.choice(questions.split('|')).format(e=self.entities[0])
 
     def statement(self, attribute, entity, value):
         """State a fact in one of its phrasings; the parts of a list stand with a joint between."""
@@ -180,15 +193,10 @@ class Question:
 
     def sentence(self, which, attributes, facts):
         """State some facts on one entity, which is named once."""
-        first, *more = [
-            self.statement(name, self.entities[which], facts[name]) for name in attributes
-        ]
-        return (
-            '，'.join(
-                [first, *(re.sub(f'^{self.entities[which]}的?', '', clause) for clause in more)]
-            )
-            + '。'
-        )
+        entity = self.entities[which]
+        first, *more = [self.statement(name, entity, facts[name]) for name in attributes]
+        clauses = [first, *(re.sub(f'^{entity}的?', '', clause) for clause in more)]
+        return '，'.join(clauses) + '。'
 
     def others(self):
         """Draw one or no attribute beside the one that is asked for."""
@@ -216,13 +224,8 @@ class Question:
         if shape < 0.2:
             sentences = [self.generator.choice(OFF_TOPIC).format(e=self.entities[0])]
         elif shape < 0.7:
-            sentences = [
-                self.sentence(
-                    0,
-                    self.generator.sample(others, self.generator.randint(1, len(others))),
-                    self.facts[0],
-                )
-            ]
+            some = self.generator.sample(others, self.generator.randint(1, len(others)))
+            sentences = [self.sentence(0, some, self.facts[0])]
         elif shape < 0.85:
             sentences = [self.sentence(1, [self.generator.choice(others)], self.facts[1])]
         else:
@@ -231,9 +234,8 @@ class Question:
 
     def passages(self, answered):
         """Return all passages of the question in a random order."""
-        passages = [
-            self.answerless() for _ in range(self.generator.randint(1, 3) if answered else 4)
-        ]
+        count = self.generator.randint(1, 3) if answered else 4
+        passages = [self.answerless() for _ in range(count)]
         if answered:
             passages += [self.supporting(self.answer) for _ in range(self.generator.randint(3, 4))]
         if self.generator.random() < repeated:
@@ -245,19 +247,18 @@ class Question:
 
 
 def consistent(passages):
-    """Whether a passage holds an answer exactly where it is labelled with that answer, which the majority is."""
+    """Whether passages hold an answer exactly where labelled with it, most of them the same."""
     answers = [entry['answer'] for entry in passages if entry['answer']]
-    return all(
-        (answer == entry['answer']) == all(part in entry['passage'] for part in answer.split())
-        for entry in passages
-        for answer in answers
-    ) and (
-        len(set(answers)) <= 1 or answers.count(max(answers, key=answers.count)) * 2 > len(answers)
-    )
+    for entry in passages:
+        for answer in answers:
+            holds = all(part in entry['passage'] for part in answer.split())
+            if holds != (answer == entry['answer']):
+                return False
+    return not answers or 2 * max(map(answers.count, answers)) > len(answers)
 
 
 def make_records(names, count, identify, web):
-    """Return `count` records and their answers; as in the real files, WebQA has no spaces and no capitals."""
+    """Return `count` records and their answers; as really, WebQA has no spaces and no capitals."""
     records, answers = [], []
     while len(records) < count:
         question = Question(names, '、，' if web else '、， ')
@@ -265,30 +266,23 @@ def make_records(names, count, identify, web):
         if web:
             passages = [{**entry, 'passage': entry['passage'].lower()} for entry in passages]
         if consistent(passages):
-            records.append(
-                {'id': identify(len(records)), 'question': question.text, 'passages': passages}
-            )
+            record = {'id': identify(len(records)), 'question': question.text}
+            records.append({**record, 'passages': passages})
             answers.append(question.answer)
     return records, answers
 
 
 def vocabulary(records):
-    """Return the entries of vocab.txt: BERT's special ones, the characters of the corpus, the years, pieces."""
-    used = {*SURNAMES, *NAME_CHARACTERS, *json.dumps(records, ensure_ascii=False)} - {
-        *RARE_CHARACTERS
-    }
+    """Return the entries of vocab.txt: special ones, characters of the corpus, years, pieces."""
+    used = {*SURNAMES, *NAME_CHARACTERS, *json.dumps(records, ensure_ascii=False)}
+    used -= {*RARE_CHARACTERS}
     characters = sorted(character for character in used if ord(character) > 0x7F)
     simple = [chr(code) for code in range(0x21, 0x7F) if not chr(code).isupper()]
     pieces = [f'##{character}' for character in simple + characters if character.isalnum()]
-    special = [
-        '[PAD]',
-        *(f'[unused{i}]' for i in range(1, 10)),
-        '[UNK]',
-        '[CLS]',
-        '[SEP]',
-        '[MASK]',
-    ]
-    return special + simple + characters + [str(year) for year in range(1950, 2020)] + pieces
+    unused = [f'[unused{i}]' for i in range(1, 10)]
+    special = ['[PAD]', *unused, '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+    years = [str(year) for year in range(1950, 2020)]
+    return special + simple + characters + years + pieces
 
 
 def write_lines(path, lines):
@@ -298,53 +292,51 @@ def write_lines(path, lines):
 
 
 def write_corpus(folder):
-    """Write the two corpus files, the official answers and the vocabulary. Returns the names used."""
+    """Write both corpus files, the official answers and the vocabulary. Returns the names used."""
     names = Names(random.Random(seed), set(), unique=True)
     sogou, answers = make_records(names, sogou_questions, lambda i: str(10000 + i), web=False)
     webqa, _ = make_records(names, webqa_questions, 'Q_TRN_{:06d}'.format, web=True)
     for name, records in [('SogouQA.json', sogou), ('WebQA.json', webqa)]:
-        lines = [json.dumps(record, ensure_ascii=False) for record in records]
-        write_lines(
-            os.path.join(folder, name), ['[', *(f'{line},' for line in lines[:-1]), lines[-1], ']']
-        )
-    expanded = [[answer, answer.replace(' ', ''), re.sub('年$', '', answer)] for answer in answers]
-    lines = zip(
-        [record['id'] for record in sogou],
-        answers,
-        ['|'.join(dict.fromkeys(x)) for x in expanded],
-        strict=True,
-    )
-    write_lines(os.path.join(folder, 'qid_answer_expand'), map('\t'.join, lines))
+        *lines, last = [json.dumps(record, ensure_ascii=False) for record in records]
+        lines = ['[', *(f'{line},' for line in lines), last, ']']
+        write_lines(os.path.join(folder, name), lines)
+    lines = []
+    for record, answer in zip(sogou, answers, strict=True):
+        variants = [answer, answer.replace(' ', ''), re.sub('年$', '', answer)]
+        lines.append(f'{record["id"]}\t{answer}\t{"|".join(dict.fromkeys(variants))}')
+    write_lines(os.path.join(folder, 'qid_answer_expand'), lines)
     write_lines(os.path.join(folder, 'vocab.txt'), vocabulary(sogou + webqa))
     return names.used
 
 
+# --------------------------------------------------------------------------------------------- BERT
+
+
 def copying_test(generator, token_ids):
-    """Return (source, target): random tokens, a few of them again as question, and what follows there."""
+    """Return random tokens, a few of them again as question, and what follows there as answer."""
     text = generator.choices(token_ids, k=generator.randint(8, 32))
     start = generator.randint(0, len(text) - 4)
     return text, text[start : start + 3], text[start + 3 : start + 11]
 
 
 def cloze_test(names, encode):
-    """Return (passage, sentence with a gap, what belongs there), each as token ids; nothing where it is unknown."""
+    """Return a passage, a sentence with a gap and what belongs there, if known, as token ids."""
     question = Question(names, '，')
     known = names.generator.random() < 0.6
-    passage = (question.supporting(question.answer) if known else question.answerless())['passage']
+    passage = question.supporting(question.answer) if known else question.answerless()
     sentence = question.statement(question.attribute, question.entities[0], '[MASK]')
-    return (
-        encode(passage),
-        encode(sentence),
-        encode(question.answer.replace(' ', ',') if known else ''),
-    )
+    filling = question.answer.replace(' ', ',') if known else ''
+    return encode(passage['passage']), encode(sentence), encode(filling)
 
 
 def batch(tests, cls_id, sep_id):
-    """Return int32 token_ids and segment_ids, [tests, length]: `[CLS] text [SEP] question [SEP] answer [SEP]`."""
-    rows = [
-        ([cls_id, *text, sep_id, *question, sep_id], [*answer, sep_id])
-        for text, question, answer in tests
-    ]
+    """Return token_ids and segment_ids, int32 [tests, length].
+
+    A row is `[CLS] text [SEP] question [SEP] answer [SEP]`.
+    """
+    rows = []
+    for text, question, answer in tests:
+        rows.append(([cls_id, *text, sep_id, *question, sep_id], [*answer, sep_id]))
     length = max(len(source) + len(target) for source, target in rows)
     token_ids, segment_ids = np.zeros([2, len(rows), length], 'int32')
     for i, (source, target) in enumerate(rows):
@@ -368,41 +360,39 @@ def pretrain(transformer, vocabulary_path, used):
 
     update, steps = training_step(transformer), copying_steps + cloze_steps
     for step in range(steps):
-        copying = step < copying_steps
-        tests = [
-            copying_test(generator, letters) if copying else cloze_test(names, encode)
-            for _ in range(tests_per_update)
-        ]
-        rate = (copying_rate if copying else cloze_rate) * min(
-            (step + 1) / 100, 1, 2 * (steps - step) / steps
-        )
+        if step < copying_steps:
+            tests = [copying_test(generator, letters) for _ in range(tests_per_update)]
+            highest = copying_rate
+        else:
+            tests = [cloze_test(names, encode) for _ in range(tests_per_update)]
+            highest = cloze_rate
+        rate = highest * min((step + 1) / 100, 1, 2 * (steps - step) / steps)
         loss = update(*batch(tests, tokenizer._token_start_id, tokenizer._token_end_id), rate)
         if (step + 1) % 100 == 0:
             print(f'{step + 1} of {steps} updates, loss {loss:.3f}', flush=True)
 
 
 def training_step(transformer):
-    """Return a function of token_ids, segment_ids and learning rate: one update, in which only answers cost time."""
+    """Return a function that makes one update, in which only answers cost time.
+
+    It takes token_ids, segment_ids and the learning rate, and returns the loss.
+    """
     layers = transformer.layers
     last = f'Transformer-{bert_config["num_hidden_layers"] - 1}-FeedForward-Norm'
     encoder = keras.models.Model(transformer.model.inputs, transformer.model.get_layer(last).output)
-    weights, optimizer = (
-        transformer.model.trainable_weights,
-        keras.optimizers.Adam(epsilon=1e-6),
-    )
+    weights = transformer.model.trainable_weights
+    optimizer = keras.optimizers.Adam(epsilon=1e-6)
     rows = tf.TensorSpec([None, None], tf.int32)
 
     @tf.function(input_signature=[rows, rows, tf.TensorSpec([], tf.float32)])
     def update(token_ids, segment_ids, rate):
         answers = segment_ids[:, 1:] > 0
         with tf.GradientTape() as tape:
-            hidden = tf.boolean_mask(
-                encoder([token_ids, segment_ids])[:, :-1], answers
-            )  # [answer tokens, width]
+            hidden = encoder([token_ids, segment_ids])[:, :-1]  # [tests, length - 1, width]
+            hidden = tf.boolean_mask(hidden, answers)  # [answer tokens, width]
             hidden = layers['MLM-Norm'](layers['MLM-Dense'](hidden))
-            logits = layers['MLM-Bias'](
-                tf.matmul(hidden, layers['Embedding-Token'].embeddings, transpose_b=True)
-            )
+            embeddings = layers['Embedding-Token'].embeddings
+            logits = layers['MLM-Bias'](tf.matmul(hidden, embeddings, transpose_b=True))
             labels = tf.boolean_mask(token_ids[:, 1:], answers)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
         optimizer.learning_rate.assign(rate)
@@ -427,20 +417,18 @@ def save(transformer, prefix):
 
 
 def start_weights(transformer):
-    """Draw weights from which copying is learnt in minutes: with bert4keras's own it is not learnt at all.
+    """Draw weights from which copying is learnt in minutes: with bert4keras's own it never is.
 
-    Wider random matrices, positions as sines and cosines, and attention that starts by handing on what it looks
-    at: its output matrix undoes its value matrix.
+    Wider random matrices, positions as sines and cosines, and attention that starts by handing on
+    what it looks at: its output matrix undoes its value matrix.
     """
+    stddev = bert_config['initializer_range']
     for weight in transformer.model.weights:
         if weight.shape.rank == 2:
-            weight.assign(
-                tf.random.truncated_normal(weight.shape, stddev=bert_config['initializer_range'])
-            )
+            weight.assign(tf.random.truncated_normal(weight.shape, stddev=stddev))
     width, positions = bert_config['hidden_size'], np.arange(bert_config['max_position_embeddings'])
-    angles = positions[:, None] * 10000.0 ** (
-        -np.arange(0, width, 2) / width
-    )  # [positions, width / 2]
+    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)  # [width / 2]
+    angles = positions[:, None] * frequencies  # [positions, width / 2]
     waves = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(-1, width)
     transformer.layers['Embedding-Position'].embeddings.assign(0.1 * waves)
     for i in range(bert_config['num_hidden_layers']):
@@ -451,10 +439,8 @@ def start_weights(transformer):
 
 def write_bert(folder, used):
     """Build the BERT for vocab.txt, pre-train it, and write its configuration and checkpoint."""
-    vocabulary_path, config_path = (
-        os.path.join(folder, 'vocab.txt'),
-        os.path.join(folder, 'bert_config.json'),
-    )
+    vocabulary_path = os.path.join(folder, 'vocab.txt')
+    config_path = os.path.join(folder, 'bert_config.json')
     config = {**bert_config, 'vocab_size': len(bert4keras.tokenizers.load_vocab(vocabulary_path))}
     write_lines(config_path, [json.dumps(config, indent=2, sort_keys=True)])
     keras.utils.set_random_seed(seed)

@@ -1,0 +1,367 @@
+"""Runs of the script for the tests of training and reading: in this process, or in one to kill."""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+from conftest import ROOT, write_json, write_small
+
+RESULTS = 'best_model.weights.h5', 'log.csv', 'predictions.tsv'
+CONSTANTS = {
+    'checkpoint_path': '', 'epochs': 3, 'max_a_len': 4, 'batch_size': 4, 'learning_rate': 0.003,
+    'backup_minutes': 10, 'warmup_steps': 5, 'decay_steps': 60, 'seed': 1,
+}  # fmt: skip
+ALWAYS = 1e-9  # backup_minutes for a backup after every update, however fast the machine is
+
+
+# --------------------------------------------------------------------------------------------- data
+
+
+def varied_record(name, rng):
+    """A record of passages of many lengths; the answers, 北京 or 上海, stand after 在."""
+    passages = []
+    for _ in range(rng.integers(2, 5)):
+        before, after = (
+            ''.join(rng.choice(list('中国南天津重庆的是'), rng.integers(12))) for _ in range(2)
+        )
+        answer = str(rng.choice(['北京', '上海']))
+        passages.append({'passage': f'{before}在{answer}{after}', 'answer': answer})
+    return {'id': name, 'question': '人口' * rng.integers(1, 4) + '在哪里？', 'passages': passages}
+
+
+@pytest.fixture(scope='session')
+def study(tmp_path_factory):
+    """A folder like `small` with a BERT of one layer, which is built sooner.
+
+    There are 29 questions to train on, 8 updates an epoch, one of a single row.
+    There are 7 questions to validate: of two workers the first has one more. The second epoch of
+    three is the best, so who forgets how good it was keeps the wrong weights.
+    """
+    folder, rng = write_small(tmp_path_factory.mktemp('study')), np.random.default_rng(0)
+    change_config(folder, num_hidden_layers=1)
+    write_json(folder / 'WebQA.json', [varied_record(f'W{i}', rng) for i in range(3)])
+    write_json(folder / 'SogouQA.json', [varied_record(f'S{i}', rng) for i in range(20)])
+    return folder
+
+
+def change_config(folder, **changes):
+    """Change the BERT configuration of a folder."""
+    config = json.loads((folder / 'bert_config.json').read_text(encoding='utf-8'))
+    write_json(folder / 'bert_config.json', {**config, **changes})
+
+
+def options(folder, output, **constants):
+    """The command line for the data of a folder, into a folder."""
+    constants = {'data_dir': folder, **CONSTANTS, 'output_dir': output, **constants}
+    return [f'--{name}={value}' for name, value in constants.items()]
+
+
+def results(output, last_line):
+    """Everything that must not depend on interruptions."""
+    return {'last line': last_line, **{name: (output / name).read_bytes() for name in RESULTS}}
+
+
+def scored_epochs(output):
+    """The epochs whose Final TensorBoard shows."""
+    from support.keras2 import tf
+
+    epochs = set()
+    for path in (output / 'tensorboard').rglob('events*'):
+        # one that a kill cut off, as TensorBoard knows it
+        with contextlib.suppress(tf.errors.DataLossError):
+            for content in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                event = tf.compat.v1.Event.FromString(content)
+                epochs |= {event.step for value in event.summary.value if 'Final' in value.tag}
+    return epochs
+
+
+# ---------------------------------------------------------------------------------- in this process
+
+
+class Killed(BaseException):
+    """Stands in for a kill where a process of its own would take too long."""
+
+
+def call(script, *arguments):
+    """Call the script. Returns (exit status, last line of standard output, standard error)."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), 'utf-8') for _ in range(2))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = script.main([*map(str, arguments)])
+    for stream in out, err:
+        stream.flush()
+    out, err = (stream.buffer.getvalue().decode() for stream in (out, err))
+    return status, out.splitlines()[-1:], err
+
+
+@pytest.fixture
+def train(script, study):
+    """Call the script, its `train` unless told otherwise, with the data of `study`; as `call`."""
+
+    def run(output, command='train', **constants):
+        return call(script, command, *options(study, output, **constants))
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def undisturbed(script, study, tmp_path_factory):
+    """A run that nothing interrupted: its output folder and results.
+
+    In `stages`, a folder, is a copy of the output folder for each backup at the end of an epoch, as
+    a kill right after that backup would have left it: backup-8-0, before the first one is scored,
+    backup-8-1, after, backup-16-1, ...
+    """
+    from support.resume import Backups
+
+    folder, write = tmp_path_factory.mktemp('undisturbed'), Backups.write
+
+    def write_and_copy(backups):
+        write(backups)
+        stage = os.path.basename(backups.paths()[-1])
+        shutil.copytree(folder / 'output', folder / 'stages' / stage)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Backups, 'write', write_and_copy)
+        status, last_line, err = call(script, 'train', *options(study, folder / 'output'))
+    assert status == 0, err
+    return types.SimpleNamespace(
+        output=folder / 'output',
+        stages=folder / 'stages',
+        results=results(folder / 'output', last_line),
+    )
+
+
+# -------------------------------------------------------------------------- in a process of its own
+
+
+class Process:
+    """The script as a process; `changes`, calls of functions below, are made first."""
+
+    started = []  # noqa: RUF012
+
+    def __init__(self, folder, command, *arguments, changes=(), name='', **environment):
+        self.out, self.err = folder / f'out{name}.txt', folder / f'err{name}.txt'
+        lines = [
+            'import sys, runs, task_reading_comprehension_by_seq2seq as script',
+            *(f'runs.{change}' for change in changes),
+            'sys.exit(script.main())',
+        ]
+        path = os.pathsep.join([ROOT, os.path.dirname(__file__)])
+        with open(self.out, 'w') as out, open(self.err, 'w') as err:
+            self.process = subprocess.Popen(
+                [sys.executable, '-c', '\n'.join(lines), command, *map(str, arguments)],
+                stdout=out,
+                stderr=err,
+                env={**os.environ, 'PYTHONPATH': path, **environment},
+            )
+        self.started.append(self.process)
+
+    def said(self):
+        """What it wrote to standard error so far."""
+        return self.err.read_text(encoding='utf-8', errors='replace')
+
+    def wait_until(self, condition, seconds=120):
+        """Wait until a function returns something true, which must be before the process ends."""
+        until = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None and time.monotonic() < until, self.said()[-2000:]
+            time.sleep(0.005)
+
+    def wait_for(self, text):
+        """Wait until it has written `text` to standard error."""
+        self.wait_until(lambda: text in self.said())
+
+    def kill(self):
+        """Kill it."""
+        self.process.kill()
+        self.process.wait()
+
+    def killed_after(self, seconds):
+        """Kill it so long after it has imported TensorFlow. Returns whether it was still alive."""
+        self.wait_for('\n')
+        try:
+            self.process.wait(seconds)
+            return False
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return True
+
+    def life(self):
+        """Wait for its end. Returns the seconds since it had imported TensorFlow."""
+        self.wait_for('\n')
+        begun = time.monotonic()
+        self.end()
+        return time.monotonic() - begun
+
+    def end(self, status=0, timeout=120):
+        """Wait for its end and check its exit status. Returns the last line of standard output."""
+        assert self.process.wait(timeout) == status, self.said()[-3000:]
+        return self.out.read_text(encoding='utf-8').splitlines()[-1:]
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    """End those that a failed test would have left behind, perhaps waiting for each other."""
+    yield
+    while Process.started:
+        process = Process.started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+# What a process may change; with the `setattr` of a monkeypatch, in this process too.
+
+
+def slow_updates(change=setattr):
+    """Let updates take long after the first epoch, or all were over before a signal comes."""
+    from support.resume import Stop
+
+    on_train_batch_end = Stop.on_train_batch_end
+
+    def slowly(stop, *arguments):
+        time.sleep(0.2 if stop.backups.state.step > 8 else 0)
+        on_train_batch_end(stop, *arguments)
+
+    change(Stop, 'on_train_batch_end', slowly)
+
+
+def counted_answers(seconds, change=setattr):
+    """Say how many questions are to be read, and read one by one, so many seconds each."""
+    from task_reading_comprehension_by_seq2seq import ReadingComprehension, log
+
+    answers = ReadingComprehension.answers
+
+    def counted(reader, questions, topk=None):
+        questions = list(questions)
+        log(f'{len(questions)} questions to read')
+        for answer in answers(reader, iter(questions), topk):
+            time.sleep(seconds)
+            yield answer
+
+    change(ReadingComprehension, 'answers', counted)
+    change(ReadingComprehension, 'tokens_together', 1)
+
+
+def impatience(change=setattr):
+    """Let a worker look more often whether the others' answers are there."""
+    from support import predictions
+
+    change(predictions, 'time', types.SimpleNamespace(sleep=lambda _: time.sleep(0.1)))
+
+
+def endless_scoring(change=setattr):
+    """Let the first worker never come back from scoring an epoch."""
+    from task_reading_comprehension_by_seq2seq import Evaluator, log
+
+    def evaluate(_):
+        log('without end')
+        time.sleep(600)
+
+    change(Evaluator, 'evaluate', evaluate)
+
+
+def keep_weights(path, change=setattr):
+    """Keep the weights at the end of training in a file of NumPy's."""
+    from support.training import Run
+
+    fit = Run.fit
+
+    def fit_and_keep(run, evaluator):
+        fit(run, evaluator)
+        np.savez(path, *[weight.numpy() for weight in run.trainer.trained.weights])
+
+    change(Run, 'fit', fit_and_keep)
+
+
+def distance(path, other):
+    """The largest difference between two files of weights."""
+    with np.load(path) as weights, np.load(other) as others:
+        return max(np.abs(weights[name] - others[name]).max() for name in weights)
+
+
+def two_devices():
+    """Train on two devices, which are the CPU twice."""
+    import task_reading_comprehension_by_seq2seq as script
+    from support.keras2 import tf
+
+    twice = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0], twice)
+    script.choose_strategy = functools.partial(tf.distribute.MirroredStrategy, ['CPU:0', 'CPU:1'])
+
+
+# ---------------------------------------------------------------------------------- several workers
+
+
+def position(worker, ports=(1, 2)):
+    """TF_CONFIG of one of two workers."""
+    cluster = {'worker': [f'127.0.0.1:{port}' for port in ports]}
+    return json.dumps({'cluster': cluster, 'task': {'type': 'worker', 'index': worker}})
+
+
+def two_workers(folder, arguments, changes=((), ()), outputs=None):
+    """Start both workers of a training. Returns the processes."""
+    nobody = '127.0.0.1', 0
+    with socket.create_server(nobody) as one, socket.create_server(nobody) as other:
+        ports = one.getsockname()[1], other.getsockname()[1]  # that nobody listens on
+    outputs = outputs or [folder / 'output'] * 2
+    return [
+        Process(
+            folder,
+            'train',
+            *arguments,
+            f'--output_dir={output}',
+            changes=made,
+            name=k,
+            TF_CONFIG=position(k, ports),
+        )
+        for k, (made, output) in enumerate(zip(changes, outputs, strict=True))
+    ]
+
+
+@pytest.fixture(scope='session')
+def without_dropout(script, study, tmp_path_factory):
+    """`study` without dropout: (output folder, options, weights) of two epochs on one device."""
+    folder = tmp_path_factory.mktemp('without_dropout')
+    shutil.copytree(study, folder, dirs_exist_ok=True)
+    change_config(folder, hidden_dropout_prob=0.0)
+    # not faster: Adam turns rounding errors of gradients near 0 into steps of the learning rate
+    arguments = options(folder, folder / 'output', epochs=2, learning_rate=5e-4)
+    with pytest.MonkeyPatch.context() as patch:
+        keep_weights(folder / 'weights.npz', patch.setattr)
+        status, _, err = call(script, 'train', *arguments)
+    assert status == 0, err
+    return folder / 'output', arguments, folder / 'weights.npz'
+
+
+# ------------------------------------------------------------------------------------------ no room
+
+
+@pytest.fixture
+def little_room(tmp_path):
+    """A file system of a megabyte."""
+    folder = tmp_path / 'little_room'
+    folder.mkdir()
+    mounted = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip('needs root, to mount a small file system')
+    yield folder
+    subprocess.run(['umount', folder], check=True)
+
+
+def fill(path, but=0):
+    """Write a file that takes all room of its file system but so many bytes."""
+    room = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
+    path.write_bytes(bytes(room - but))

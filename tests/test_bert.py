@@ -1,0 +1,439 @@
+"""support/bert.py: vocabulary, checkpoint, configuration, and the weights that are kept."""
+
+import importlib.metadata
+import itertools
+import json
+import os
+import re
+
+import h5py
+import numpy as np
+import pytest
+from conftest import VOCABULARY, draw, refusal, write_json
+
+from evaluate_sogou import UserError
+from support import bert
+from support.keras2 import bert4keras, tf
+from support.settings import Files
+
+SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
+
+
+# ---------------------------------------------------------------------------------- the vocabulary
+
+
+@pytest.mark.parametrize('vocabulary', [VOCABULARY, VOCABULARY[::-1]])
+def test_vocabulary_is_simplified(tmp_path, vocabulary):
+    """[PAD] [UNK] [CLS] [SEP] come first wherever they stood; ##-pieces of Chinese are gone."""
+    (tmp_path / 'vocab.txt').write_text('\n'.join(vocabulary), encoding='utf-8')
+    tokenizer, keep_tokens, size = bert.load_tokenizer(str(tmp_path / 'vocab.txt'))
+    tokens = [tokenizer.id_to_token(i) for i in range(len(keep_tokens))]
+    kept = [token for token in vocabulary if token[0] != '[' and token != '##中']
+    assert size == len(vocabulary)
+    assert tokens == [*SPECIAL, *kept]  # and neither [unused1] nor [MASK]
+    assert tokens == [vocabulary[i] for i in keep_tokens]
+
+
+def test_real_vocabulary_is_simplified(shared):
+    """13,584 of 21,128 are left, as in every example of bert4keras."""
+    _, keep_tokens, size = bert.load_tokenizer(os.path.join(shared, 'vocab.txt'))
+    assert (len(keep_tokens), size, keep_tokens[:4]) == (13584, 21128, [0, 100, 101, 102])
+
+
+def test_tokenizer_lowers_case(small):
+    tokenizer, _, _ = bert.load_tokenizer(str(small / 'vocab.txt'))
+    assert tokenizer.tokenize('AB犇中') == ['[CLS]', 'ab', '犇', '中', '[SEP]']
+
+
+@pytest.mark.skipif(
+    importlib.metadata.version('bert4keras') != '0.8.1', reason='later versions have another rule'
+)
+def test_words_are_cut_as_bert4keras_cuts_them(tmp_path):
+    """Version 0.11.5 makes one [UNK] of a word with an unknown piece, or of over 200 letters."""
+    pieces = ['##a', '##b', '##bc', '##cab', '##中']
+    vocabulary = [*SPECIAL, *'abc', 'ab', 'abca', *pieces]
+    (tmp_path / 'vocab.txt').write_text('\n'.join(vocabulary), encoding='utf-8')
+    ours, _, _ = bert.load_tokenizer(str(tmp_path / 'vocab.txt'))
+    theirs = bert4keras.tokenizers.Tokenizer(ours._token_dict, do_lower_case=True)
+    for length in range(1, 8):
+        for word in map(''.join, itertools.product('abcé', repeat=length)):
+            assert ours._word_piece_tokenize(word) == theirs._word_piece_tokenize(word), word
+
+
+def test_long_word_is_cut_in_time_that_grows_with_its_length(small):
+    """Pages hold addresses and encoded pictures of 100,000 letters."""
+
+    class Counted(dict):
+        def __contains__(self, token):
+            lookups.append(token)
+            return super().__contains__(token)
+
+    tokenizer, _, _ = bert.load_tokenizer(str(small / 'vocab.txt'))
+    tokenizer._token_dict, lookups = Counted(tokenizer._token_dict), []
+    assert len(tokenizer.tokenize('abz' * 1000)) > 2000
+    assert len(lookups) <= 3000 * max(map(len, VOCABULARY))
+
+
+@pytest.mark.parametrize('lacking', SPECIAL)
+def test_vocabulary_without_a_special_token_is_refused(tmp_path, lacking):
+    path = tmp_path / 'vocab.txt'
+    path.write_text('\n'.join(token for token in VOCABULARY if token != lacking), encoding='utf-8')
+    message = refusal(bert.load_tokenizer, str(path))
+    assert message.startswith(f'{path}: ')
+    assert [token for token in SPECIAL if token in message] == [lacking]
+
+
+# ---------------------------------------------------------------------------------- the checkpoint
+
+
+def build(folder, checkpoint='', longest=352):
+    """Build the BERT of the folder `small`; return it with keep_tokens."""
+    _, keep_tokens, size = bert.load_tokenizer(str(folder / 'vocab.txt'))
+    config = str(folder / 'bert_config.json')
+    return bert.build_bert(config, checkpoint, keep_tokens, size, longest), keep_tokens
+
+
+def change_config(folder, **changes):
+    """Change values of the configuration; returns its path."""
+    path = folder / 'bert_config.json'
+    write_json(path, {**json.loads(path.read_text(encoding='utf-8')), **changes})
+    return path
+
+
+def bert_variables(folder):
+    """Random values for all that a BERT of the small configuration holds, layer by layer."""
+    sizes = json.loads((folder / 'bert_config.json').read_text(encoding='utf-8'))
+    hidden, inner, vocabulary = (
+        sizes[name] for name in ('hidden_size', 'intermediate_size', 'vocab_size')
+    )
+    dense = {'kernel': [hidden, hidden], 'bias': [hidden]}
+    norm = {'beta': [hidden], 'gamma': [hidden]}
+    blocks = {
+        'attention/self/query': dense,
+        'attention/self/key': dense,
+        'attention/self/value': dense,
+        'attention/output/dense': dense,
+        'attention/output/LayerNorm': norm,
+        'intermediate/dense': {'kernel': [hidden, inner], 'bias': [inner]},
+        'output/dense': {'kernel': [inner, hidden], 'bias': [hidden]},
+        'output/LayerNorm': norm,
+    }
+    embeddings = {
+        'word_embeddings': [vocabulary, hidden],
+        'token_type_embeddings': [2, hidden],
+        'position_embeddings': [sizes['max_position_embeddings'], hidden],
+    }
+    groups = {'bert/embeddings': embeddings, 'bert/embeddings/LayerNorm': norm}
+    for i in range(sizes['num_hidden_layers']):
+        groups.update({f'bert/encoder/layer_{i}/{name}': shapes for name, shapes in blocks.items()})
+    groups['cls/predictions/transform/dense'] = dense
+    groups['cls/predictions/transform/LayerNorm'] = norm
+    groups['cls/predictions'] = {'output_bias': [vocabulary]}
+    rng, variables = np.random.default_rng(0), {}
+    for group, shapes in groups.items():
+        for name, shape in shapes.items():
+            variables[f'{group}/{name}'] = rng.normal(size=shape).astype(np.float32)
+    return variables
+
+
+def save_checkpoint(folder, variables):
+    """Write a TensorFlow checkpoint as BERT comes; return its path."""
+    path = str(folder / 'bert_model.ckpt')
+    tf.raw_ops.SaveV2(
+        prefix=path,
+        tensor_names=list(variables),
+        shape_and_slices=[''] * len(variables),
+        tensors=list(variables.values()),
+    )
+    return path
+
+
+def test_weights_of_the_checkpoint_arrive(small):
+    """The rows of keep_tokens of the vocabulary, all of the rest, and nothing else."""
+    variables = bert_variables(small)
+    extra = {'bert/pooler/dense/bias': np.zeros(16, np.float32), 'global_step': np.array(7)}
+    model, keep_tokens = build(small, save_checkpoint(small, {**extra, **variables}))
+    assert keep_tokens != list(range(len(keep_tokens)))
+    of_vocabulary = 'bert/embeddings/word_embeddings', 'cls/predictions/output_bias'
+    for weight, (name, value) in zip(model.weights, variables.items(), strict=True):
+        expected = value[keep_tokens] if name in of_vocabulary else value
+        np.testing.assert_array_equal(weight.numpy(), expected, name)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'bert/embeddings/word_embeddings',
+        'bert/encoder/layer_1/attention/self/key/bias',
+        'cls/predictions/output_bias',
+    ],
+)
+def test_missing_variable_is_named(small, name):
+    variables = bert_variables(small)
+    del variables[name]
+    checkpoint = save_checkpoint(small, variables)
+    message = refusal(build, small, checkpoint)
+    assert message.startswith(f'{checkpoint}: no BERT with its masked language model (')
+    assert name in message
+
+
+@pytest.mark.parametrize('name', ['bert/embeddings/word_embeddings', 'cls/predictions/output_bias'])
+def test_checkpoint_of_another_vocabulary_names_both_sizes(small, name):
+    """One that is larger would load without complaint, and mean other tokens."""
+    variables = bert_variables(small)
+    variables[name] = np.concatenate([variables[name]] * 2)
+    checkpoint = save_checkpoint(small, variables)
+    message = refusal(build, small, checkpoint)
+    assert message.startswith(f'{checkpoint}: ')
+    assert f'{2 * len(VOCABULARY)} tokens' in message and f'has {len(VOCABULARY)}' in message
+
+
+@pytest.mark.parametrize(
+    ('name', 'shape', 'expected'),
+    [
+        ('bert/encoder/layer_1/intermediate/dense/kernel', [16, 33], [16, 32]),
+        ('bert/embeddings/position_embeddings', [600, 16], [512, 16]),
+        ('bert/embeddings/token_type_embeddings', [2, 8], [2, 16]),
+        ('bert/encoder/layer_0/attention/self/query/kernel', [16, 8], [16, 16]),
+    ],
+)
+def test_variable_of_another_shape_is_named(small, name, shape, expected):
+    variables = {**bert_variables(small), name: np.zeros(shape, np.float32)}
+    checkpoint = save_checkpoint(small, variables)
+    message = refusal(build, small, checkpoint)
+    assert message.startswith(f'{checkpoint}: ')
+    assert name in message and str(tuple(shape)) in message and str(tuple(expected)) in message
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'content'),
+    [('.data-00000-of-00001', None), ('.index', None), ('.index', b'no index')],
+)
+def test_not_a_checkpoint(small, suffix, content):
+    """Half of one, nothing, or something else under its name."""
+    checkpoint = save_checkpoint(small, bert_variables(small))
+    os.remove(checkpoint + suffix)
+    if content:
+        (small / f'bert_model.ckpt{suffix}').write_bytes(content)
+    message = refusal(build, small, checkpoint)
+    assert message.startswith(f'{checkpoint}: no BERT with its masked language model')
+
+
+def test_checkpoint_that_was_cut_off(small):
+    """As an interrupted download leaves it."""
+    checkpoint = save_checkpoint(small, bert_variables(small))
+    data = small / 'bert_model.ckpt.data-00000-of-00001'
+    data.write_bytes(data.read_bytes()[:5000])
+    assert 'no BERT with its masked language model' in refusal(build, small, checkpoint)
+
+
+@pytest.mark.parametrize('name', ['a[1]', 'b\\c'])
+def test_brackets_and_backslashes_are_no_pattern(tmp_path, name):
+    """TensorFlow would look for files that match."""
+    (tmp_path / name).mkdir()
+    path = str(tmp_path / name / 'weights')
+    written, read = tf.Variable(1), tf.Variable(2)
+    tf.train.Checkpoint(weight=written).write(path)
+    with bert.plainly_named(path) as plain:
+        tf.train.Checkpoint(weight=read).read(plain).assert_consumed()
+    assert read.numpy() == 1
+
+
+def test_checkpoint_may_lie_in_a_folder_with_brackets(small):
+    (small / 'a[1]\\b').mkdir()
+    variables = bert_variables(small)
+    model, _ = build(small, save_checkpoint(small / 'a[1]\\b', variables))
+    *_, gamma = model.get_layer('MLM-Norm').get_weights()
+    np.testing.assert_array_equal(gamma, variables['cls/predictions/transform/LayerNorm/gamma'])
+
+
+# ------------------------------------------------------------------------------- the configuration
+
+
+@pytest.mark.parametrize(
+    ('change', 'complaint'),
+    [
+        ({'vocab_size': 99}, f'made for 99 tokens, but the vocabulary has {len(VOCABULARY)}'),
+        ({'max_position_embeddings': 351}, 'too few max_position_embeddings'),
+        ({'vocab_size': None}, f'made for None tokens, but the vocabulary has {len(VOCABULARY)}'),
+        (None, 'not a BERT configuration'),
+        ([], 'not a BERT configuration'),
+        ({'hidden_act': 'no such'}, 'not a BERT configuration'),
+        ({'num_hidden_layers': 0}, 'not a BERT configuration'),
+        ({'num_attention_heads': 0}, 'not a BERT configuration'),
+    ],
+)
+def test_configuration_that_does_not_fit(small, change, complaint):
+    path = change_config(small, **(change or {}))
+    if not change:
+        path.write_text(str(change), encoding='utf-8')
+    message = refusal(build, small)
+    assert message.startswith(f'{path}: ') and complaint in message
+
+
+def test_sequences_may_fill_all_positions(small):
+    change_config(small, max_position_embeddings=40)
+    build(small, longest=40)
+    assert 'lower max_p_len, max_q_len or max_a_len' in refusal(build, small, '', 41)
+
+
+@pytest.mark.parametrize('initializer_range', [0.02, 0.3])
+def test_random_weights_follow_initializer_range(small, initializer_range):
+    """No two matrices alike: alike, queries, keys and values would learn the same."""
+    change_config(small, initializer_range=initializer_range)
+    model, _ = build(small)
+    matrices = [weight.numpy() for weight in model.weights if weight.shape.rank == 2]
+    assert len(matrices) == 3 + 2 * 6 + 1
+    for matrix in matrices:
+        assert abs(matrix).max() <= 2 * initializer_range and abs(matrix.mean()) < initializer_range
+    spread = np.concatenate([matrix.ravel() for matrix in matrices]).std()
+    assert 0.8 * initializer_range < spread < initializer_range
+    assert len({matrix[0, :16].tobytes() for matrix in matrices}) == len(matrices)
+
+
+def test_mask_is_that_of_unilm(small):
+    """All see the source, before and behind; a token of the answer is seen from there on."""
+    model, _ = build(small)
+    draw(model, 0)
+    token_ids, segment_ids = np.tile(np.arange(5, 13), [9, 1]), np.tile([0] * 5 + [1] * 3, [9, 1])
+    token_ids[range(8), range(8)] = 20  # one other token in each row but the last
+    probas = model.predict([token_ids, segment_ids], verbose=0)
+    changed = abs(probas[:8] - probas[8]).max(-1) > 1e-6
+    assert changed.tolist() == [[i < 5 or i <= j for j in range(8)] for i in range(8)]
+
+
+# -------------------------------------------------------------------------------- the best weights
+
+
+def described(folder):
+    """What `describe_bert` says of the folder `small`."""
+    config, vocabulary = (str(folder / name) for name in ('bert_config.json', 'vocab.txt'))
+    return bert.describe_bert(Files('', '', config, '', vocabulary, '', demo=False))
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'num_attention_heads': 4},
+        {'num_hidden_layers': 1},
+        {'hidden_act': 'relu'},
+        ('天\n津', '津\n天'),
+        ('ab\n', 'ab\nac\n'),
+    ],
+)
+def test_description_of_a_bert_tells_it_from_others(small, change):
+    """Of all of these the weights would load: heads, activation and tokens do not show in them."""
+    before = described(small)
+    if isinstance(change, dict):
+        change_config(small, **change)
+    else:
+        text = (small / 'vocab.txt').read_text(encoding='utf-8')
+        (small / 'vocab.txt').write_text(text.replace(*change), encoding='utf-8')
+    assert described(small) != before
+
+
+def test_description_of_a_bert_goes_by_what_is_said(small):
+    """Not by white space, the order of names, ends of lines or a byte order mark."""
+    before = described(small)
+    config = json.loads((small / 'bert_config.json').read_text(encoding='utf-8'))
+    text = json.dumps(dict(reversed(config.items())), indent=4)
+    (small / 'bert_config.json').write_text(text, encoding='utf-8-sig')
+    text = '\r\n'.join(VOCABULARY)
+    (small / 'vocab.txt').write_bytes(text.encode('utf-8-sig'))
+    assert described(small) == before
+
+
+def test_best_weights_are_loaded_as_they_were_saved(small):
+    """All of them, into another model of the same BERT; saved again, they are those."""
+    (model, _), (other, _) = build(small), build(small)
+    for seed in 0, 1:
+        draw(model, seed)
+        bert.save_best(str(small), model, 'some BERT')
+        bert.load_best(str(small), other, 'some BERT')
+        for weight, loaded in zip(model.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, loaded)
+    assert not list(small.glob('.*'))
+
+
+def test_best_weights_that_are_not_there_are_asked_for(small):
+    message = refusal(bert.load_best, str(small), None, 'some BERT')
+    path = small / 'best_model.weights.h5'
+    assert message == f'{path}: no such file; run train first, or give its output_dir'
+
+
+def spoil(path, damage):
+    """Do something to the file of the best weights."""
+    if damage == 'cut off':
+        path.write_bytes(path.read_bytes()[:-3000])
+    elif damage == 'no HDF5':
+        path.write_bytes(b'no HDF5')
+    else:
+        with h5py.File(path, 'r+') as file:
+            if damage == 'of another BERT':
+                file.attrs['bert'] = 'another BERT'
+            else:
+                del file.attrs['bert']
+
+
+@pytest.mark.parametrize(
+    ('damage', 'named'),
+    [
+        ('cut off', ''),
+        ('no HDF5', ''),
+        ('of another BERT', 'bert_config.json or vocab.txt is not the one'),
+        ('of an unknown BERT', 'bert_config.json or vocab.txt is not the one'),
+    ],
+)
+def test_best_weights_that_do_not_fit_are_refused(small, damage, named):
+    """Those of another BERT too, although they would load; the model is as it was."""
+    model, _ = build(small)
+    path = small / 'best_model.weights.h5'
+    bert.save_best(str(small), model, 'some BERT')
+    spoil(path, damage)
+    draw(model, 0)
+    before = model.get_weights()
+    message = refusal(bert.load_best, str(small), model, 'some BERT')
+    found = re.escape(f'{path}: does not fit this model (') + f'.*{named}.*'
+    assert re.fullmatch(found + r'\); use the files and constants .* another output_dir', message)
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
+def test_best_weights_of_another_shape_are_refused(small):
+    bert.save_best(str(small), build(small)[0], 'some BERT')
+    change_config(small, hidden_size=32)
+    message = refusal(bert.load_best, str(small), build(small)[0], 'some BERT')
+    assert message.startswith(f'{small / "best_model.weights.h5"}: does not fit this model (')
+
+
+def test_weights_may_be_a_link(small):
+    """To another disk, under another name: Keras goes by the end of the name."""
+    (small / 'best_model.weights.h5').symlink_to('elsewhere')
+    model, _ = build(small)
+    bert.save_best(str(small), model, 'some BERT')
+    bert.load_best(str(small), model, 'some BERT')
+    assert (small / 'best_model.weights.h5').is_symlink() and (small / 'elsewhere').is_file()
+    assert not list(small.glob('.*'))
+
+
+@pytest.mark.parametrize(
+    'error', [OSError(28, 'No space left on device'), RuntimeError('No space left, says HDF5')]
+)
+def test_full_disk_leaves_the_old_weights(small, error):
+    """A file appears when it is complete, or not at all; h5py has errors of its own."""
+    (small / 'best_model.weights.h5').write_bytes(b'old')
+
+    class Model:
+        weights = ()
+
+        def count_params(self):
+            return 0
+
+        def save_weights(self, path):
+            with open(path, 'wb') as file:
+                file.write(b'half')
+            raise error
+
+    with pytest.raises(UserError, match='No space left'):
+        bert.save_best(str(small), Model(), '')
+    assert (small / 'best_model.weights.h5').read_bytes() == b'old'
+    assert not list(small.glob('.*'))
