@@ -202,7 +202,7 @@ def cannot_write(path, error):
 def write_text(path, text):
     """Write a UTF-8 file, all of it or nothing. Raises UserError where it cannot be written."""
     with whole(path) as temporary, open(temporary, 'wb') as file:
-        file.write(text.encode('utf-8', 'backslashreplace'))  # names of files may be in another
+        file.write(text.encode('utf-8'))
 
 
 def log(message):
@@ -250,9 +250,8 @@ def main():
     source.add_argument('--dataset', metavar='FILE.json')
     options = parser.parse_args()
     if options.dataset:
-        sys.modules.setdefault(
-            'evaluate_sogou', sys.modules[__name__]
-        )  # or support has a copy of it
+        # or support would have a copy of this module, with a UserError of its own
+        sys.modules.setdefault('evaluate_sogou', sys.modules[__name__])
         try:
             from support.records import dataset_answers, load_questions
         except ImportError:

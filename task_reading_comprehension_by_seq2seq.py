@@ -192,7 +192,7 @@ class Beams:
     """The answer to one question as far as it is written, and the passages that vote on it."""
 
     def __init__(self, p_token_ids, topk, end_id):
-        self.topk, self.end_id = topk, end_id
+        self.width, self.end_id = topk, end_id
         # a passage given several times is read once and votes as often
         self.passages = collections.Counter(map(tuple, p_token_ids))
         self.output_ids, self.scores, self.parents = [[]], [0.0], [0]
@@ -228,13 +228,13 @@ class Beams:
         output_ids, places = self.output_ids, self.places
         self.output_ids, self.scores, self.parents, self.places = [], [], [], []
         for score, parent, token in zip(scores, parents, tokens):
-            if token != self.end_id:  # a finished beam that is not the best is dropped
+            if token != self.end_id:  # a finished beam is dropped, and the width shrinks
                 self.output_ids.append([*output_ids[parent], token])
                 self.scores.append(score)
                 self.parents.append(parent)
                 goes_on = self.text[places[parent]] == token
                 self.places.append(places[parent][goes_on] + 1)
-        self.topk = len(self.scores)  # and the width shrinks
+        self.width = len(self.scores)
 
 
 class Answer(NamedTuple):
@@ -315,7 +315,7 @@ class ReadingComprehension:
                 # 4. the passages vote
                 votes = vote(predicted, beams.counts) * allowed  # [beams, vocab]
                 # 5. the best topk of beams x vocabulary go on
-                best = best_of(votes, beams.scores, beams.topk)
+                best = best_of(votes, beams.scores, beams.width)
                 # 6. the best one is the answer once it ends in [SEP]; others that end are dropped
                 beams.extend(*best, self.constants.max_a_len)
             # 1. again, after what each beam has written
@@ -494,7 +494,7 @@ def score_validation(reader, valid_data, references, worker=0, workers=1):
         print(json.dumps(evaluate(path, references)))
 
 
-def load_best(constants, files):
+def load_trained(constants, files):
     """Return the reader with the best weights of `train`."""
     settings.require(files.config, files.vocabulary)
     model, tokenizer = build_model(files, '', constants)
@@ -505,13 +505,13 @@ def load_best(constants, files):
 def load_reader(**given):
     """Return the reader with the best weights of `train`; given: constants, say topk=4."""
     constants, files, _ = settings.configure(Constants, given)
-    return load_best(constants, files)
+    return load_trained(constants, files)
 
 
 def evaluate_best(constants, files):
     """Score validation with the best weights."""
     settings.require(files.sogouqa)
-    reader = load_best(constants, files)
+    reader = load_trained(constants, files)
     order = os.path.join(constants.output_dir, 'random_order.json')
     if not os.path.exists(order):
         raise UserError(f'{order}: no such file; copy it from where the weights were trained')
@@ -524,7 +524,7 @@ def evaluate_best(constants, files):
 def predict(constants, files, path):
     """Answer a file of questions; the answers are kept in `output_dir` and printed."""
     data = records.load_questions(path, labelled=False)
-    reader = load_best(constants, files)
+    reader = load_trained(constants, files)
     name, _ = os.path.splitext(os.path.basename(path))
     filename = os.path.join(constants.output_dir, f'answers_to_{name}.tsv')
     if predict_to_file(reader, data, filename, None, *settings.worker_position()):

@@ -1,16 +1,14 @@
 """A BERT: its configuration, vocabulary and checkpoint, and the weights that training keeps."""
 
-import contextlib
 import json
 import os
-import tempfile
 import warnings
 
 import h5py
 
 from evaluate_sogou import UserError, read_text
 
-from .files import durable, fingerprint, first_line
+from .files import durable, fingerprint, first_line, plainly_named
 from .keras2 import bert4keras, tf
 
 
@@ -122,18 +120,6 @@ def _load_checkpoint(transformer, checkpoint, vocabulary_size):
     except (tf.errors.OpError, ValueError, IndexError) as error:  # names what is missing
         what = f'no BERT with its masked language model ({first_line(error)})'
         raise UserError(f'{checkpoint}: {what}') from None
-
-
-@contextlib.contextmanager
-def plainly_named(checkpoint):
-    """Yield a path of a checkpoint without what TensorFlow takes for a pattern."""
-    if not set(checkpoint) & set('[]\\'):
-        yield checkpoint
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        link = os.path.join(folder, 'link')
-        os.symlink(os.path.abspath(os.path.dirname(checkpoint)), link)
-        yield os.path.join(link, os.path.basename(checkpoint))
 
 
 # ------------------------------------------------------------------------------------ best weights

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 
 from evaluate_sogou import UserError, cannot_write, log, whole
 
@@ -80,6 +81,18 @@ def _lock(descriptor, path):
         raise UserError(f'{path}: another run is at work here; {cure}') from None
     except OSError as error:  # some file systems have no locks
         log(f'{path}: cannot be locked ({error.strerror}); let no other run work here')
+
+
+@contextlib.contextmanager
+def plainly_named(checkpoint):
+    """Yield a path of a checkpoint without what TensorFlow takes for a pattern."""
+    if not set(checkpoint) & set('[]\\'):
+        yield checkpoint
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, 'link')
+        os.symlink(os.path.abspath(os.path.dirname(checkpoint)), link)
+        yield os.path.join(link, os.path.basename(checkpoint))
 
 
 def fingerprint(contents):

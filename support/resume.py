@@ -12,8 +12,7 @@ import time
 
 from evaluate_sogou import UserError, log, read_text
 
-from .bert import plainly_named
-from .files import durable, first_line
+from .files import durable, first_line, plainly_named
 from .keras2 import keras, tf
 
 

@@ -54,12 +54,15 @@ PLAIN = {
 
 
 def constants(owner):
-    """Make a class of constants a frozen dataclass; a list as a value is an error of one line."""
-    for name, (_, rule, _) in kinds(owner).items():
-        value = getattr(owner, name)
-        if type(value).__hash__ is None:  # dataclasses refuse it
-            log(f'{name} = {value!r}: expected {rule.expected}')
-            sys.exit(2)
+    """Make a class of constants a frozen dataclass; what it cannot be is an error of one line."""
+    try:
+        for name, (_, rule, _) in kinds(owner).items():
+            value = getattr(owner, name)
+            if type(value).__hash__ is None:  # a list, say, which dataclasses refuse
+                raise UserError(f'{name} = {value!r}: expected {rule.expected}')
+    except UserError as error:
+        log(error)
+        sys.exit(2)
     return dataclasses.dataclass(frozen=True)(owner)
 
 
@@ -75,6 +78,8 @@ def kinds(constants):
             choices = typing.get_args(hint)
             rules = [Rule(' or '.join(map(repr, choices)), choices.__contains__)]
             hint = type(choices[0])
+        if hint not in PLAIN:
+            raise UserError(f'{name}: {hint} is no type for a constant, see support/settings.py')
         found[name] = hint, rules[0] if rules else PLAIN[hint], MAY_DIFFER in marks
     return found
 
@@ -138,9 +143,8 @@ def parse_command_line(arguments, constants, description):
 def read_early(constants, description):
     """End the process where its command line asks for help or holds a mistake."""
     prepare_process()
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # while TensorFlow is imported, Ctrl-C says nothing
+    for number in signal.SIGINT, signal.SIGTERM:  # which say nothing while TensorFlow is imported
+        signal.signal(number, signal.SIG_DFL)
 
     def read():
         _, _, given = parse_command_line(None, constants, description)

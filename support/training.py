@@ -58,7 +58,7 @@ class Trainer(keras.Model):
         # the last [SEP] is predicted only
         is_read = tf.sequence_mask(lengths - 1, tf.shape(token_ids)[1])
         packed = tf.boolean_mask(token_ids, is_read)
-        x, _ = self.unilm.encode(packed, lengths - 1, lengths - answers, drop)
+        x, _ = self.unilm.run_layers(packed, lengths - 1, lengths - answers, drop)
         labels = tf.boolean_mask(token_ids, segment_ids > 0)  # [answer tokens]
         return self.cross_entropy(labels, self.unilm.logits(x))
 

@@ -144,10 +144,10 @@ class UniLM:
         return np.concatenate(staying), tf.concat(probas, 0), packed
 
     def _read_packed(self, token_ids, lengths):
-        # a source of padding and empty ones make shapes that recur, see `encode`
+        # a source of padding and empty ones make shapes that recur, see `run_layers`
         rows, padding = tf.size(lengths), -tf.size(token_ids) % self.block
         padded = tf.concat([lengths, [padding], tf.zeros([-(rows + 1) % 4], tf.int32)], 0)
-        x, packed = self.encode(tf.pad(token_ids, [[0, padding]]), padded, padded)
+        x, packed = self.run_layers(tf.pad(token_ids, [[0, padding]]), padded, padded)
         return tf.nn.softmax(self.logits(x)[:rows]), packed  # [rows, vocab]
 
     # ------------------------------------------------------------------------------------- writing
@@ -220,7 +220,7 @@ class UniLM:
 
     # ---------------------------------------------------------------------------------- the layers
 
-    def encode(self, token_ids, lengths, source_lengths, drop=tf.identity):
+    def run_layers(self, token_ids, lengths, source_lengths, drop=tf.identity):
         """Run all layers; the last one only where a token of the answer is predicted.
 
         token_ids: int32 [tokens], one sequence after another; lengths, source_lengths: int32

@@ -94,7 +94,7 @@ def make_decisive(model, reader, questions):
         rows = [source + answer for source, answer in zip(sources, answers, strict=True)]
         lengths, source_lengths = ([len(row) for row in some] for some in (rows, sources))
         packed = map(np.int32, (np.concatenate(rows), lengths, source_lengths))
-        hidden = iter(reader.unilm.encode(*packed)[0].numpy())
+        hidden = iter(reader.unilm.run_layers(*packed)[0].numpy())
         for answer in answers:
             first.append(next(hidden))
             later += [next(hidden) for _ in answer]

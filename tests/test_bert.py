@@ -227,18 +227,6 @@ def test_checkpoint_that_was_cut_off(small):
     assert 'no BERT with its masked language model' in refusal(build, small, checkpoint)
 
 
-@pytest.mark.parametrize('name', ['a[1]', 'b\\c'])
-def test_brackets_and_backslashes_are_no_pattern(tmp_path, name):
-    """TensorFlow would look for files that match."""
-    (tmp_path / name).mkdir()
-    path = str(tmp_path / name / 'weights')
-    written, read = tf.Variable(1), tf.Variable(2)
-    tf.train.Checkpoint(weight=written).write(path)
-    with bert.plainly_named(path) as plain:
-        tf.train.Checkpoint(weight=read).read(plain).assert_consumed()
-    assert read.numpy() == 1
-
-
 def test_checkpoint_may_lie_in_a_folder_with_brackets(small):
     (small / 'a[1]\\b').mkdir()
     variables = bert_variables(small)

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, refusal
 
 from evaluate_sogou import UserError
-from support.files import alone, durable, fingerprint, first_line, write_durably
+from support.files import alone, durable, fingerprint, first_line, plainly_named, write_durably
 
 # ------------------------------------------------------------------------------------------ durable
 
@@ -25,6 +25,15 @@ def test_text_is_written_as_utf8_and_takes_the_place_of_the_old_one(tmp_path):
     for text in '北京\n', 'not UTF-8: \udcff':
         write_durably(str(path), text)
     assert path.read_bytes() == b'not UTF-8: \\udcff' and os.listdir(tmp_path) == ['some.txt']
+
+
+def test_folder_in_place_of_the_file_is_left_alone(tmp_path):
+    """With all that lies in it."""
+    (tmp_path / 'log.csv').mkdir()
+    (tmp_path / 'log.csv' / 'mine.txt').write_text('mine', encoding='utf-8')
+    with pytest.raises(UserError, match='cannot be written'):
+        write_durably(str(tmp_path / 'log.csv'), 'text')
+    assert [path.name for path in tmp_path.rglob('*')] == ['log.csv', 'mine.txt']
 
 
 def test_link_stays_a_link(tmp_path):
@@ -206,3 +215,17 @@ def test_first_line_of_an_error_tells_what_not_where_in_tensorflow(message, expe
 
 def test_error_without_a_message_is_called_by_its_name():
     assert first_line(KeyError()) == 'KeyError'
+
+
+@pytest.mark.parametrize('name', ['a[1]', 'b\\c'])
+def test_brackets_and_backslashes_are_no_pattern(tmp_path, name):
+    """TensorFlow would look for files that match."""
+    from support.keras2 import tf
+
+    (tmp_path / name).mkdir()
+    path = str(tmp_path / name / 'weights')
+    written, read = tf.Variable(1), tf.Variable(2)
+    tf.train.Checkpoint(weight=written).write(path)
+    with plainly_named(path) as plain:
+        tf.train.Checkpoint(weight=read).read(plain).assert_consumed()
+    assert read.numpy() == 1

@@ -269,7 +269,7 @@ def test_demo_constants_give_way_to_the_users(script):
 
 
 def test_reader_from_python_takes_constants_by_name(script, monkeypatch, tmp_path):
-    monkeypatch.setattr(script, 'load_best', lambda constants, files: (constants, files))
+    monkeypatch.setattr(script, 'load_trained', lambda constants, files: (constants, files))
     constants, files = script.load_reader(output_dir=str(tmp_path), topk=4)
     own = {'batch_size': 64, 'learning_rate': 3e-4}
     assert constants == script.Constants(output_dir=str(tmp_path), topk=4, **own) and files.demo

@@ -194,7 +194,7 @@ def test_packed_answers_are_predicted_as_by_the_full_forward_pass(bert, training
     rows = [source + answer for source, answer in zip(sources, answers, strict=True)]
     lengths, source_lengths = (np.int32([*map(len, some)]) for some in (rows, sources))
     unilm = UniLM(model, training=training)
-    x, _ = unilm.encode(np.concatenate(rows).astype(np.int32), lengths, source_lengths)
+    x, _ = unilm.run_layers(np.concatenate(rows).astype(np.int32), lengths, source_lengths)
     expected = []
     for source, answer in zip(sources, answers, strict=True):
         begun = [answer[:length] for length in range(len(answer) + 1)]
@@ -215,7 +215,7 @@ def test_gradient_that_little_is_kept_for_is_the_same(bert, dropped):
     for training in False, True:
         unilm = UniLM(model, training=training)
         with tf.GradientTape() as tape:
-            x, _ = unilm.encode(ids, lengths, lengths - 4, drop)
+            x, _ = unilm.run_layers(ids, lengths, lengths - 4, drop)
             loss = tf.reduce_sum(unilm.logits(x) ** 2)
         found.append([tf.convert_to_tensor(g) for g in tape.gradient(loss, model.weights)])
     for plain, thrifty in zip(*found, strict=True):
