@@ -40,7 +40,7 @@ class Constants:
     # lengths, in tokens
     max_p_len: Whole[3] = 256  # passage, its [CLS] and [SEP] included
     max_q_len: Whole[2] = 64  # question, its [SEP] included
-    max_a_len: Whole[1] = 32  # answer, its [SEP] included; in training they share the sum
+    max_a_len: Whole[1] = 32  # answer, its [SEP] included; in training both share the sum
     # training
     batch_size: Whole[1] = 32  # pairs per update; lower it when memory runs out
     epochs: MayDiffer[Whole[1]] = 8  # of each question one passage is drawn in an epoch
