@@ -72,6 +72,7 @@ class Backups:
                 self.checkpoint.read(path).expect_partial()
         except (tf.errors.OpError, LookupError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f'{backup}: damaged ({first_line(error)}); {afresh}') from None
+        self._remove_others(backup)  # a kill may have come before
         return backup
 
     def write(self):
@@ -91,8 +92,11 @@ class Backups:
             saved = {'state': vars(self.state), 'fixed': self.fixed}
             with open(os.path.join(folder, 'state.json'), 'w', encoding='utf-8') as file:
                 json.dump(saved, file, ensure_ascii=False)
-        for backup in self.paths('(.unfinished.)?'):
-            if backup != path:
+        self._remove_others(path)
+
+    def _remove_others(self, path):
+        for backup in self.paths(r'(\.unfinished\.)?'):
+            if self.is_chief and backup != path:
                 shutil.rmtree(backup)
 
 

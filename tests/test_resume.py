@@ -49,7 +49,7 @@ MOMENTS = [
     'before random_order.json', 'after config.json', 'before backup-1-0', 'after backup-2-0',
     'after backup-8-0', 'before best_model.weights.h5', 'after best_model.weights.h5',
     'after log.csv', 'after TensorBoard', 'after backup-8-1', 'after backup-16-2',
-    'after backup-24-2', 'before predictions.tsv', 'after predictions.tsv',
+    'after backup-24-2', 'after backup-24-3', 'before predictions.tsv', 'after predictions.tsv',
 ]  # fmt: skip
 
 
