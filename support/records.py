@@ -102,13 +102,9 @@ def _check_string(value, place):
 
 
 def _kind(value):
-    kinds = {
-        dict: 'a record',
-        list: 'a list',
-        str: 'a string',
-        bool: 'true or false',
-        type(None): 'missing or null',
-    }
+    if value is None:
+        return 'missing or null'
+    kinds = {dict: 'a record', list: 'a list', str: 'a string', bool: 'true or false'}
     return kinds.get(type(value), 'a number')
 
 

@@ -5,6 +5,7 @@ float, str, bool; `MayDiffer[...]` where a run may be continued with another val
 """
 
 import argparse
+import collections
 import dataclasses
 import difflib
 import inspect
@@ -222,16 +223,15 @@ def worker_position():
 # --------------------------------------------------------------------------------------- the files
 
 
-class Files(typing.NamedTuple):
-    """The paths that the constants mean, none of which need exist, and whether it is the demo."""
+FILE_NAMES = {
+    'webqa': 'WebQA.json', 'sogouqa': 'SogouQA.json', 'config': 'bert_config.json',
+    'checkpoint': 'bert_model.ckpt', 'vocabulary': 'vocab.txt',
+    'official_answers': 'qid_answer_expand',
+}  # fmt: skip
 
-    webqa: str
-    sogouqa: str
-    config: str
-    checkpoint: str
-    vocabulary: str
-    official_answers: str
-    demo: bool
+
+class Files(collections.namedtuple('Files', [*FILE_NAMES, 'demo'])):
+    """The paths that the constants mean, none of which need exist, and whether it is the demo."""
 
 
 def locate_files(constants):
@@ -243,11 +243,7 @@ def locate_files(constants):
     }
 
     def files_in(folder, demo):
-        names = (
-            'WebQA.json', 'SogouQA.json', 'bert_config.json', 'bert_model.ckpt', 'vocab.txt',
-            'qid_answer_expand',
-        )  # fmt: skip
-        files = Files(*(os.path.join(folder, name) for name in names), demo)
+        files = Files(*(os.path.join(folder, name) for name in FILE_NAMES.values()), demo)
         return files._replace(**{name: path for name, path in given.items() if path != 'auto'})
 
     files = files_in(DATA if constants.data_dir == 'auto' else constants.data_dir, demo=False)
