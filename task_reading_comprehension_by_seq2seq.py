@@ -180,7 +180,7 @@ def best_of(votes, scores, width):
     """
     beams, vocab = votes.shape
     logs = tf.cast(tf.math.log(votes + 1e-12), tf.float64)
-    sums = tf.constant(scores, tf.float64)[:, None] + logs  # [beams, vocab]
+    sums = logs + np.array(scores)[:, None]  # float64 [beams, vocab]
     order = tf.reshape(tf.where(votes > 0, sums, sums - 1e9), [-1])  # [beams * vocab]
     best = tf.math.top_k(order, min(width, beams * vocab)).indices  # [width]
     parents, tokens = np.divmod(best.numpy(), vocab)

@@ -124,7 +124,8 @@ class UniLM:
         found[rows] = True
         by_question = np.split(found, np.cumsum(counts)[:-1])
         probas = tf.gather(probas, back)[:, None]  # [rows, 1, vocab]
-        return by_question, _share_out(probas, cache, dict.fromkeys(cache.of_question, 1)), cache
+        widths = dict.fromkeys(cache.of_question.tolist(), 1)
+        return by_question, _share_out(probas, cache, widths), cache
 
     def _read_sorted(self, sources, stays):
         """Return which stay, bool, their probabilities and, for each part, keys and values."""
@@ -329,8 +330,11 @@ def _attend_blocks(query, source, outside, owners, near, value):
 
 def _share_out(probas, cache, widths):
     """Return {question: its part of probas, float32 [rows, beams, vocab]}; widths: its beams."""
-    shares = {}
+    if not widths:  # nothing to split
+        return {}
+    questions, sizes = np.unique(cache.of_question, return_counts=True)
+    shares = dict(zip(questions.tolist(), tf.split(probas, sizes), strict=True))
     for question, width in widths.items():
-        start, stop = np.searchsorted(cache.of_question, [question, question + 1])
-        shares[int(question)] = probas[start:stop, :width]
-    return shares
+        if width < probas.shape[1]:  # a slice takes as long as a vote
+            shares[question] = shares[question][:, :width]
+    return {question: shares[question] for question in widths}
