@@ -95,8 +95,8 @@ class UniLM:
 
         sources: for each question a list of sources, lists of token ids; stays: a function of the
         probabilities of the first token, float32 [rows, vocab], that tells which are remembered,
-        bool [rows]. Returns for each question which of its sources are; {question: the
-        probabilities, float32 [its sources that are, 1, vocab]} of those that have any; a Cache.
+        bool [rows]. Returns for each question which of its sources are remembered, bool; {question:
+        the probabilities, float32 [remembered, 1, vocab]} where any are; and a Cache of them.
         """
         every = [source for of_question in sources for source in of_question]
         counts = [len(of_question) for of_question in sources]
