@@ -129,8 +129,8 @@ def encode_pair(tokenizer, passage, question, answer, constants):
 def build_model(files, checkpoint, constants):
     """Build BERT under a UniLM mask, with the simplified vocabulary.
 
-    files: settings.Files; checkpoint: path, '' for random weights. Returns (bert4keras's Keras
-    model, its tokenizer). The model holds the weights; support/unilm.py computes with them.
+    files: settings.Files; checkpoint: path, '' for random weights, None for zeros. Returns
+    (bert4keras's Keras model, its tokenizer). It holds the weights that support/unilm.py uses.
     """
     tokenizer, keep_tokens, size = bert.load_tokenizer(files.vocabulary)
     longest = constants.max_p_len + constants.max_q_len + constants.max_a_len
@@ -497,7 +497,7 @@ def score_validation(reader, valid_data, references, worker=0, workers=1):
 def load_trained(constants, files):
     """Return the reader with the best weights of `train`."""
     settings.require(files.config, files.vocabulary)
-    model, tokenizer = build_model(files, '', constants)
+    model, tokenizer = build_model(files, None, constants)
     bert.load_best(constants.output_dir, model, bert.describe_bert(files))
     return ReadingComprehension(model, tokenizer, constants)
 

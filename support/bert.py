@@ -2,14 +2,13 @@
 
 import json
 import os
-import warnings
 
 import h5py
 
 from evaluate_sogou import UserError, read_text
 
 from .files import durable, fingerprint, first_line, plainly_named
-from .keras2 import bert4keras, tf
+from .keras2 import bert4keras, keras, tf
 
 
 def load_tokenizer(path):
@@ -53,13 +52,20 @@ class WordPieces(bert4keras.tokenizers.Tokenizer):
         return tokens
 
 
+class Blank(bert4keras.models.BERT):
+    """bert4keras's BERT without weights of its own: to draw some that are replaced takes long."""
+
+    initializer = keras.initializers.Zeros()
+
+
 def build_bert(config, checkpoint, keep_tokens, vocabulary_size, longest):
     """Build bert4keras's BERT under a UniLM mask (https://arxiv.org/abs/1905.03197).
 
-    config, checkpoint: paths, checkpoint '' for random weights; keep_tokens: the rows of the
-    vocabulary to keep, None for all; vocabulary_size: rows it has; longest: tokens that a sequence
-    may have. Returns a Keras model, [token_ids, segment_ids] [batch, length] to probabilities of
-    the next token, float32 [batch, length, len(keep_tokens)]. Raises UserError on a misfit.
+    config: path; checkpoint: path, '' for random weights, None for zeros, to be loaded later;
+    keep_tokens: the rows of the vocabulary to keep, None for all; vocabulary_size: rows it has;
+    longest: tokens that a sequence may have. Returns a Keras model, [token_ids, segment_ids]
+    [batch, length] to probabilities of the next token, float32 [batch, length, len(keep_tokens)].
+    Raises UserError on a misfit.
     """
     try:
         sizes = json.loads(read_text(config))
@@ -73,18 +79,16 @@ def build_bert(config, checkpoint, keep_tokens, vocabulary_size, longest):
         if sizes['num_hidden_layers'] < 1:
             raise ValueError('num_hidden_layers is below 1')
         stddev = float(sizes.get('initializer_range', 0.02))
-        options = {'model': 'bert', 'application': 'unilm', 'keep_tokens': keep_tokens}
-        with warnings.catch_warnings():  # of weights that come out alike; they are drawn anew below
-            warnings.simplefilter('ignore')
-            transformer = bert4keras.models.build_transformer_model(
-                **{**sizes, **options, 'return_keras_model': False}
-            )
+        options = {'model': Blank, 'application': 'unilm', 'keep_tokens': keep_tokens}
+        # AutoGraph takes seconds, and there is nothing for it
+        build = tf.autograph.experimental.do_not_convert(bert4keras.models.build_transformer_model)
+        transformer = build(**{**sizes, **options, 'return_keras_model': False})
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         what = f'{type(error).__name__}: {first_line(error)}'
         raise UserError(f'{config}: not a BERT configuration ({what})') from None
     if checkpoint:
         _load_checkpoint(transformer, checkpoint, vocabulary_size)
-    else:
+    elif checkpoint == '':
         for weight in transformer.model.weights:
             if weight.shape.rank == 2:
                 weight.assign(tf.random.truncated_normal(weight.shape, stddev=stddev))

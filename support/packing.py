@@ -55,13 +55,15 @@ class Padding:
         return tf.reshape(heads, [-1, self.heads * size])
 
 
-def blocks(starts, lengths, size):
-    """Cut packed sequences into blocks of `size` tokens, the last of each sequence filled up.
+def blocks(lengths, kept, size):
+    """Cut some packed sequences into blocks of `size` tokens, the last of each filled up.
 
-    starts, lengths: int [rows], where each sequence begins and its tokens. Returns the row that
-    each block is of and how many tokens it has, int32 [blocks], and which, int32 [blocks, size].
+    lengths: int [rows], tokens of each sequence; kept: bool [rows], which ones. Returns which of
+    the kept ones each block is of and how many tokens it has, int32 [blocks], and where they stand,
+    int32 [blocks, size].
     """
-    counts = -(-lengths // size)  # [rows], blocks of each
+    starts, lengths = (np.cumsum(lengths) - lengths)[kept], lengths[kept]
+    counts = -(-lengths // size)  # [kept], blocks of each
     owners = np.repeat(np.arange(len(lengths)), counts)  # [blocks]
     number = np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners]  # [blocks], in its row
     filled = np.minimum(lengths[owners] - size * number, size)

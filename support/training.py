@@ -62,6 +62,7 @@ class Trainer(keras.Model):
         labels = tf.boolean_mask(token_ids, segment_ids > 0)  # [answer tokens]
         return self.cross_entropy(labels, self.unilm.logits(x))
 
+    @tf.autograph.experimental.do_not_convert  # it takes seconds, and there is nothing for it
     def train_step(self, batch):
         """Make one update; returns this replica's share of its loss."""
         token_ids, segment_ids = batch['Input-Token'], batch['Input-Segment']

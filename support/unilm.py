@@ -8,8 +8,8 @@ import typing
 
 import numpy as np
 
-from .keras2 import tf
-from .layers import Dense, norm_of, normalize, transformer_layers, with_slope
+from .keras2 import ONEDNN, tf
+from .layers import Dense, norm_of, normalize, normalize_fused, transformer_layers, with_slope
 from .packing import Padding, blocks
 
 
@@ -27,6 +27,7 @@ class Cache(typing.NamedTuple):
     """What was read and written so far, and which question each row of it is of."""
 
     of_question: np.ndarray  # int [rows]
+    order: np.ndarray  # int [rows], the rows by question and source, as they were given
     memory: Memory
 
     def keep(self, rows):
@@ -39,7 +40,8 @@ class Cache(typing.NamedTuple):
             sources[i] = tuple(tf.gather(x, kept) for x in pair)
         beams = [tuple(tf.gather(x, rows) for x in pair) for pair in self.memory.beams]
         memory = Memory(lengths[rows], owners, filled[kept], sources, beams)
-        return Cache(self.of_question[rows], memory)
+        order = np.searchsorted(rows, self.order[np.isin(self.order, rows)])
+        return Cache(self.of_question[rows], order, memory)
 
 
 class UniLM:
@@ -71,6 +73,8 @@ class UniLM:
         self.head_bias = model.get_layer('MLM-Bias').weights[0]
         self.activation = model.get_layer('MLM-Dense').activation
         self.recomputes, self.copies = training and self.dtype == tf.float32, {}
+        # fused, it has no fast gradient
+        self.normalize = normalize_fused if ONEDNN and not training else normalize
         if training:
             self.activation = with_slope(self.activation)
         elif self.dtype != tf.float32:
@@ -85,8 +89,14 @@ class UniLM:
         beam = tf.TensorSpec([None, self.heads, None, None, self.size])
         sources, beams = ([(x, x)] * len(self.layers) for x in (source, beam))
         memory = Memory(ids[1], ids[1], ids[1], sources, beams)
-        self._read_graph = tf.function(self._read_packed, input_signature=[ids[1], ids[1]])
-        self._write_graph = tf.function(self._write, input_signature=[memory, ids[3], ids[2]])
+
+        def compiled(function, *signature):  # AutoGraph takes seconds, and there is nothing for it
+            return tf.function(function, input_signature=signature, autograph=False)
+
+        self._read_graph = compiled(self._read_packed, ids[1], ids[1])
+        token = tf.TensorSpec([None, self.heads * self.size])
+        self._remember_graph = compiled(self._remember, [(token, token)] * len(self.layers), ids[2])
+        self._write_graph = compiled(self._write, memory, ids[3], ids[2])
 
     # ------------------------------------------------------------------------------------- reading
 
@@ -104,45 +114,43 @@ class UniLM:
             return [np.zeros(0, bool)] * len(sources), {}, None
         for matrix, copy in self.copies.items():  # as they are now
             copy.assign(tf.cast(matrix.deref(), self.dtype))
-        lengths = np.array([len(source) for source in every], np.int32)
-        order = np.argsort(lengths, kind='stable')
-        staying, probas, packed = self._read_sorted([every[i] for i in order], stays)
-        rows = order[staying]  # which source each packed one is
-        starts, back = np.cumsum(lengths[rows]) - lengths[rows], np.argsort(rows)
-        rows, starts = rows[back], starts[back]  # in the given order again
-        owners, filled, slots = blocks(starts, lengths[rows], self.block)
-        remembered = []
-        for _ in self.layers:  # layer by layer, and what was packed is freed
-            columns = zip(*[part.pop(0) for part in packed], strict=True)
-            parts = (tf.gather(tf.concat(column, 0), slots) for column in columns)
-            remembered.append(tuple(map(self._split, parts)))
-        nothing = tf.zeros([len(rows), self.heads, 1, 0, self.size])
-        beams = [(nothing, nothing)] * len(self.layers)
-        memory = Memory(lengths[rows], owners, filled, remembered, beams)
-        cache = Cache(np.repeat(np.arange(len(sources)), counts)[rows], memory)
+        of_question = np.repeat(np.arange(len(sources)), counts)  # [every source]
+        sorted_by_length = np.argsort([len(source) for source in every], kind='stable')
+        staying, probas, memory = self._read_sorted([every[i] for i in sorted_by_length], stays)
+        rows = sorted_by_length[staying]  # which source each row is of
         found = np.zeros(len(every), bool)
         found[rows] = True
-        by_question = np.split(found, np.cumsum(counts)[:-1])
-        probas = tf.gather(probas, back)[:, None]  # [rows, 1, vocab]
+        cache = Cache(of_question[rows], np.argsort(rows), memory)
         widths = dict.fromkeys(cache.of_question.tolist(), 1)
-        return by_question, _share_out(probas, cache, widths), cache
+        shares = _share_out(probas[:, None], cache, widths)
+        return np.split(found, np.cumsum(counts)[:-1]), shares, cache
 
     def _read_sorted(self, sources, stays):
-        """Return which stay, bool, their probabilities and, for each part, keys and values."""
+        """Return which stay, bool, their probabilities, float32 [rows, vocab], and their Memory."""
         lengths = np.array([len(source) for source in sources], np.int32)
-        staying, probas, packed, start = [], [], [], 0
+        staying, probas, owners, filled, parts, start = [], [], [], [], [], 0
         while start < len(sources):
             padded = lengths[start:] * np.arange(1, len(sources) - start + 1)
             stop = start + max(1, np.count_nonzero(padded <= self.tokens_at_once))
             token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
-            part_probas, part = self._read_graph(token_ids, lengths[start:stop])
+            part_probas, packed = self._read_graph(token_ids, lengths[start:stop])
             part_stays = stays(part_probas).numpy()
-            tokens = np.flatnonzero(np.repeat(part_stays, lengths[start:stop]))
-            packed.append([tuple(tf.gather(x, tokens) for x in pair) for pair in part])
+            part_owners, part_filled, slots = blocks(lengths[start:stop], part_stays, self.block)
+            parts.append(self._remember_graph(packed, slots))
+            owners.append(part_owners + sum(map(np.count_nonzero, staying)))
+            filled.append(part_filled)
             probas.append(tf.boolean_mask(part_probas, part_stays))
             staying.append(part_stays)
             start = stop
-        return np.concatenate(staying), tf.concat(probas, 0), packed
+        staying, remembered = np.concatenate(staying), []
+        for _ in self.layers:  # layer by layer, and the parts are freed
+            columns = zip(*[part.pop(0) for part in parts], strict=True)
+            remembered.append(tuple(tf.concat(column, 0) for column in columns))
+        lengths = lengths[staying]
+        nothing = tf.zeros([len(lengths), self.heads, 1, 0, self.size])
+        beams = [(nothing, nothing)] * len(self.layers)
+        memory = [np.concatenate(owners), np.concatenate(filled), remembered, beams]
+        return staying, tf.concat(probas, 0), Memory(lengths, *memory)
 
     def _read_packed(self, token_ids, lengths):
         # a source of padding and empty ones make shapes that recur, see `run_layers`
@@ -150,6 +158,10 @@ class UniLM:
         padded = tf.concat([lengths, [padding], tf.zeros([-(rows + 1) % 4], tf.int32)], 0)
         x, packed = self.run_layers(tf.pad(token_ids, [[0, padding]]), padded, padded)
         return tf.nn.softmax(self.logits(x)[:rows]), packed  # [rows, vocab]
+
+    def _remember(self, packed, slots):
+        """Return packed keys and values, pairs of [tokens, width], in blocks of slots."""
+        return [tuple(self._split(tf.gather(x, slots)) for x in pair) for pair in packed]
 
     # ------------------------------------------------------------------------------------- writing
 
@@ -174,7 +186,7 @@ class UniLM:
                 output_ids[row, : widths[question]] = beams[question].output_ids
                 parents[row, : widths[question]] = beams[question].parents
         probas, memory = self._write_graph(cache.memory, output_ids, parents)
-        cache = Cache(cache.of_question, memory)
+        cache = cache._replace(memory=memory)
         return _share_out(probas, cache, widths), cache
 
     def _write(self, memory, output_ids, parents):
@@ -277,7 +289,7 @@ class UniLM:
         # as tensors: a variable that was gathered from is copied whole whenever TensorFlow reads it
         tables = [tf.convert_to_tensor(table) for table in self.embeddings]
         token, segment, position = map(tf.gather, tables, (token_ids, segment_ids, positions))
-        x = normalize(token + segment + position, self.embedding_norm)
+        x = self.normalize(token + segment + position, self.embedding_norm)
         return tf.cast(self._dense(x, self.mapping), tf.float32) if self.mapping else x
 
     def project(self, x, layer):
@@ -291,15 +303,15 @@ class UniLM:
         counted: float32 [tokens, 1], 0 where bert4keras masks what was attended to.
         """
         attended = tf.cast(self._dense(attended, layer.attended), tf.float32)
-        x = normalize(x + counted * drop(attended), layer.attended_norm)
+        x = self.normalize(x + counted * drop(attended), layer.attended_norm)
         inner = self.activation(self._dense(x, layer.inner))  # [tokens, intermediate size]
         outer = tf.cast(self._dense(inner, layer.outer), tf.float32)
-        return normalize(x + drop(outer), layer.outer_norm)
+        return self.normalize(x + drop(outer), layer.outer_norm)
 
     def logits(self, x):
         """Return the logits of the next token, float32 [tokens, vocab], from the last output."""
         x = self.activation(tf.nn.bias_add(tf.matmul(x, self.head.kernel), self.head.bias))
-        x = normalize(x, self.head_norm)
+        x = self.normalize(x, self.head_norm)
         x = tf.matmul(x, self.embeddings[0], transpose_b=True)
         return tf.nn.bias_add(x, self.head_bias)
 
@@ -333,6 +345,7 @@ def _share_out(probas, cache, widths):
     if not widths:  # nothing to split
         return {}
     questions, sizes = np.unique(cache.of_question, return_counts=True)
+    probas = tf.gather(probas, cache.order)
     shares = dict(zip(questions.tolist(), tf.split(probas, sizes), strict=True))
     for question, width in widths.items():
         if width < probas.shape[1]:  # a slice takes as long as a vote

@@ -64,11 +64,12 @@ def test_one_trace_serves_any_number_of_tokens(values):
 
 
 def test_blocks_by_hand():
-    """Sequences of 5, 2 and 4 tokens, the second of which is packed last, in blocks of 2."""
-    owners, filled, slots = blocks(np.array([0, 9, 5]), np.array([5, 2, 4]), 2)
-    assert owners.tolist() == [0, 0, 0, 1, 2, 2]
-    assert filled.tolist() == [2, 2, 1, 2, 2, 2]
-    assert slots.tolist() == [[0, 1], [2, 3], [4, 4], [9, 10], [5, 6], [7, 8]]
+    """Sequences of 5, 4, 3 and 2 tokens, the second of which is not kept, in blocks of 2."""
+    kept = np.array([True, False, True, True])
+    owners, filled, slots = blocks(np.array([5, 4, 3, 2]), kept, 2)
+    assert owners.tolist() == [0, 0, 0, 1, 1, 2]
+    assert filled.tolist() == [2, 2, 1, 2, 1, 2]
+    assert slots.tolist() == [[0, 1], [2, 3], [4, 4], [9, 10], [11, 11], [12, 13]]
     assert {some.dtype for some in (owners, filled, slots)} == {np.dtype(np.int32)}
 
 
@@ -77,14 +78,13 @@ def test_blocks_hold_every_token_once():
     rng = np.random.default_rng(0)
     for size in 1, 3, 32:
         for rows in range(8):
-            lengths = rng.integers(1, 100, rows)
-            order = rng.permutation(rows)  # in which the sequences are packed
-            starts = np.zeros(rows, int)
-            starts[order] = np.cumsum(lengths[order]) - lengths[order]
-            owners, filled, slots = blocks(starts, lengths, size)
-            for row in range(rows):
-                mine = zip(slots[owners == row], filled[owners == row], strict=True)
+            lengths, kept = rng.integers(1, 100, rows), rng.random(rows) < 0.6
+            owners, filled, slots = blocks(lengths, kept, size)
+            for number, row in enumerate(np.flatnonzero(kept)):
+                mine = zip(slots[owners == number], filled[owners == number], strict=True)
                 held = np.concatenate([some[:count] for some, count in mine])
-                assert held.tolist() == [*range(starts[row], starts[row] + lengths[row])]
+                start = lengths[:row].sum()
+                assert held.tolist() == [*range(start, start + lengths[row])]
+            assert len(set(owners)) == np.count_nonzero(kept)
             assert slots.shape == (len(owners), size) and np.all(slots < lengths.sum())
             assert owners.tolist() == sorted(owners) and np.all(filled > 0)
