@@ -1,17 +1,23 @@
-"""Measure reader and training against the original's way, in one run, on the same weights.
+"""Measure reading and training against the original's way, on the same weights, and the start.
 
-    python tests/benchmark.py reading [--precision=bfloat16] [--data=FILE] [--topk=K]
-    python tests/benchmark.py training [--precision=bfloat16] [--data=FILE]
+    python tests/benchmark.py reading [--precision=bfloat16] [--topk=K] [--peer_python=PATH]
+    python tests/benchmark.py training [--precision=bfloat16]
+    python tests/benchmark.py start
 
-The last line of standard output is one JSON object. The model is of BERT-base size with random
-weights, made to behave like trained ones (see `make_decisive`); questions are real where
-../shared/data is at hand, else of the same lengths.
+The last line of standard output is one JSON object. Each way has a process of its own; in a round
+they work one after the other, and a figure is the median over the rounds. `ratio` compares with the
+original as TensorFlow's users get it, `ratio_same_switches` with what support/keras2.py sets. The
+model is of BERT-base size with random weights, made to behave like trained ones (see
+`make_decisive`); questions are real where ../shared/data is at hand, else of the same lengths.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
+import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,11 +30,11 @@ sys.path[:0] = [ROOT, os.path.join(ROOT, 'tests')]
 
 import numpy as np
 from reference_decoder import ReferenceDecoder
+from reference_training import build_train_model
 
 import task_reading_comprehension_by_seq2seq as task
-from support import batches, bert, records
+from support import batches, bert, records, settings
 from support.keras2 import keras, tf
-from support.unilm import UniLM
 
 VOCABULARY_SIZE = 13584  # of the simplified Chinese vocabulary
 SEP = 3
@@ -37,6 +43,10 @@ BERT_BASE = {
     'intermediate_size': 3072, 'hidden_act': 'gelu', 'max_position_embeddings': 512,
     'type_vocab_size': 2, 'hidden_dropout_prob': 0.1, 'initializer_range': 0.02,
 }  # fmt: skip
+INSTRUCTIONS = 'avx2', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_tile', 'amx_bf16'
+# support/keras2.py lets '' stand, and TensorFlow takes its default for it, as users get it
+DEFAULTS = {'TF_ENABLE_ONEDNN_OPTS': '', 'TF_CPU_ALLOCATOR_USE_BFC': ''}
+ORIGINALS = {'original': DEFAULTS, 'same_switches': {}}  # environment of each
 
 
 class OriginalDecoder(ReferenceDecoder):
@@ -73,9 +83,7 @@ def load_token_ids(path, count, constants):
 def build_model():
     """Return bert4keras's BERT-base under the UniLM mask, with random weights."""
     with tempfile.TemporaryDirectory() as folder:
-        config = os.path.join(folder, 'bert_config.json')
-        with open(config, 'w', encoding='utf-8') as file:
-            json.dump({**BERT_BASE, 'vocab_size': VOCABULARY_SIZE}, file)
+        config = write_json({**BERT_BASE, 'vocab_size': VOCABULARY_SIZE}, folder, 'config.json')
         keras.utils.set_random_seed(0)
         return bert.build_bert(config, '', None, VOCABULARY_SIZE, longest=512)
 
@@ -100,17 +108,14 @@ def make_decisive(model, reader, questions):
             later += [next(hidden) for _ in answer]
     first, later = np.array(first), np.array(later)
     shift = later.mean(0) - first.mean(0)  # tells answers from sources
-    spread = np.linalg.svd(first - first.mean(0), full_matrices=False)[2][
-        0
-    ]  # tells sources from each other
+    spread = np.linalg.svd(first - first.mean(0), full_matrices=False)[2][0]  # sources apart
     table, dense = model.get_layer('Embedding-Token').embeddings, model.get_layer('MLM-Dense')
     values, (kernel, offsets) = table.numpy(), dense.get_weights()
     values[:, 0] = np.arange(VOCABULARY_SIZE) == SEP
     table.assign(values)
     bias = model.get_layer('MLM-Bias').weights[0]
-    bias.assign(
-        -4.0 * (np.arange(VOCABULARY_SIZE) == SEP)
-    )  # unless that unit speaks up, [SEP] does not win
+    # unless that unit speaks up, [SEP] does not win
+    bias.assign(-4.0 * (np.arange(VOCABULARY_SIZE) == SEP))
     low, high = 0.0, 1.0
     for _ in range(8):
         stop = (low + high) / 2  # share of the tokens after which [SEP] follows
@@ -158,26 +163,120 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def peak_alone(which, options, *paths):
-    """Return the peak resident memory in MB of a process that does it one way of the two."""
-    command = [sys.executable, __file__, options.what, f'--alone={which}']
-    command.append(f'--precision={options.precision}')
-    arguments = [f'--{name}={getattr(options, name)}' for name in ('topk', 'data', 'questions')]
-    arguments += [f'--weights={path}' for path in paths]
-    done = subprocess.run(
-        [*command, *arguments], stdout=subprocess.PIPE, encoding='utf-8', check=True
-    )
-    return int(done.stdout)
+def write_json(value, folder, name):
+    """Write a JSON file, and return its path."""
+    path = os.path.join(folder, name)
+    with open(path, 'w', encoding='utf-8') as file:
+        json.dump(value, file)
+    return path
 
 
-def say_peak():
-    """Print the peak resident memory in MB; getrusage would count the parent's before the start."""
-    with open('/proc/self/status', encoding='utf-8') as file:
-        print(next(int(line.split()[1]) // 1024 for line in file if line.startswith('VmHWM')))
+def print_json(figures):
+    """Print the figures and which processor they are of, the last line of standard output."""
+    with open('/proc/cpuinfo', encoding='utf-8') as file:
+        fields = dict(map(str.strip, line.split(':', 1)) for line in file if ':' in line)
+    flags = fields.get('flags', '').split()
+    line = {name: round(float(value), 4) for name, value in figures.items()}
+    line['processor'] = fields.get('model name') or platform.processor()
+    line['instructions'] = ' '.join(name for name in INSTRUCTIONS if name in flags)
+    print(json.dumps(line))
 
 
-def median_ratio(rounds, above, below):
-    return float(np.median(rounds[:, above] / rounds[:, below]))
+# ----------------------------------------------------------------------------------- the processes
+
+
+class Side:
+    """A process that does each round in one way; when it dies, it ends this one.
+
+    command: a list of str; environment: {variable: str}, beside those of this process.
+    """
+
+    def __init__(self, command, environment):
+        streams = dict.fromkeys(('stdin', 'stdout'), subprocess.PIPE)
+        environment = {**os.environ, **environment}
+        self.process = subprocess.Popen(command, env=environment, encoding='utf-8', **streams)
+        self._reply()  # once it is ready
+
+    def ask(self, part):
+        """Let it do a round with a part of the data, and return its reply, see `serve`."""
+        with contextlib.suppress(BrokenPipeError):  # it died; the reply will tell
+            print(json.dumps(part, default=np.ndarray.tolist), file=self.process.stdin, flush=True)
+        return self._reply()
+
+    def _reply(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f'{self.process.args} ended with status {self.process.wait()}')
+        return json.loads(line)
+
+    def end(self):
+        """End the process, and free its memory."""
+        self.process.kill()
+        self.process.wait()
+
+
+def start_side(way, options, environment=None):
+    """Return the Side that works in one of WAYS, with the same options."""
+    given = [f'--{name}={getattr(options, name)}' for name in ('precision', 'topk', 'folder')]
+    return Side([sys.executable, __file__, way, *given], environment or {})
+
+
+def serve(options):
+    """Be a Side: for each line of JSON that comes in do a round, and write a line of JSON.
+
+    result: what the work returned; seconds: it took; peak: resident memory in MB, the most so far;
+    rate, of ours only: operations per second of products just before and after it.
+    """
+    replies = os.fdopen(os.dup(1), 'w', encoding='utf-8')
+    os.dup2(2, 1)  # what libraries print must not come between
+    work, timed = WAYS[options.what](options), options.what.startswith('ours')
+    print(json.dumps('ready'), file=replies, flush=True)
+    for line in sys.stdin:
+        part = json.loads(line)
+        rates = [matmul_rate(options.precision)] if timed else []
+        start = time.perf_counter()
+        reply = {'result': work(part), 'seconds': time.perf_counter() - start}
+        if timed:
+            reply['rate'] = statistics.mean([*rates, matmul_rate(options.precision)])
+        # getrusage would count the parent's before the start
+        with open('/proc/self/status', encoding='utf-8') as file:
+            reply['peak'] = next(int(x.split()[1]) // 1024 for x in file if x.startswith('VmHWM'))
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+def interleave(sides, first, parts, size_of, seldom=None):
+    """Let the Sides do the parts, one after the other; first: a small part to trace with.
+
+    size_of: a function of a part that returns how many questions or pairs it has, and its
+    operations; seldom: the name of a Side that only does every third part. Returns for each part
+    {name: reply}, its seconds those of one question or pair; 'limit': of the products alone.
+    """
+    for side in sides.values():
+        side.ask(first)
+    rounds = []
+    for number, part in enumerate(parts):
+        asked = {x: side for x, side in sides.items() if x != seldom or number % 3 == 0}
+        replies = {name: side.ask(part) for name, side in asked.items()}
+        count, products = size_of(part)
+        replies['limit'] = {'seconds': products / replies['ours']['rate']}
+        for reply in replies.values():
+            reply['seconds'] /= count
+        shown = {name: round(reply['seconds'], 3) for name, reply in replies.items()}
+        say(f'round {number + 1} of {len(parts)}, seconds for one: {shown}')
+        rounds.append(replies)
+    return rounds
+
+
+def medians(rounds):
+    """Return the medians over the rounds: {name of a Side: seconds}, and {figure: ratio}."""
+    names, idle = {name for replies in rounds for name in replies}, {'seconds': np.nan}
+    seconds = {name: np.array([x.get(name, idle)['seconds'] for x in rounds]) for name in names}
+    ratios = {'ratio': seconds['original'] / seconds['ours']}
+    ratios['ratio_same_switches'] = seconds['same_switches'] / seconds['ours']
+    ratios['fraction_of_limit'] = seconds['limit'] / seconds['ours']
+    if 'peer' in names:
+        ratios['peer_ratio'] = seconds['ours'] / seconds['peer']
+    return [{name: np.nanmedian(x) for name, x in some.items()} for some in (seconds, ratios)]
 
 
 # ----------------------------------------------------------------------------------------- reading
@@ -194,62 +293,87 @@ def read_together(reader, questions, topk):
         yield from reader.beam_search(group, topk)
 
 
+def build_reader(precision):
+    """Return a ReadingComprehension without a vocabulary."""
+    tokenizer = argparse.Namespace(_token_end_id=SEP)
+    return task.ReadingComprehension(build_model(), tokenizer, task.Constants(precision=precision))
+
+
+def ours_reading(options):
+    """Return what reads questions as the reader does, and returns the answers."""
+    reader = build_reader(options.precision)
+    bert.load_best(options.folder, reader.model, '')
+    return lambda part: [beams.answer for beams in read_together(reader, part, options.topk)]
+
+
+def original_reading(options):
+    """Return what reads questions as the original does, and returns the answers."""
+    model, constants = build_model(), task.Constants()
+    bert.load_best(options.folder, model, '')
+    decoder = OriginalDecoder(model, SEP, constants.max_a_len, constants.mode)
+    return lambda part: [decoder.answer(*question, options.topk) for question in part]
+
+
+def size_of_questions(part):
+    """Return the number of questions, and the operations to read each distinct source once."""
+    lengths = [len(p) + len(q) for passages, q in part for p in set(map(tuple, passages))]
+    return len(part), operations(lengths, len(lengths))
+
+
+def reading_sides(options):
+    """Start the processes that read; returns {name: Side}."""
+    sides = {'ours': start_side('ours_reading', options)}
+    if options.peer_python:
+        config = json.dumps({**BERT_BASE, 'vocab_size': VOCABULARY_SIZE})
+        program = os.path.join(ROOT, 'tests', 'peer.py')
+        sides['peer'] = Side([options.peer_python, program, config, options.precision], {})
+    for name, environment in ORIGINALS.items():
+        sides[name] = start_side('original_reading', options, environment)
+    return sides
+
+
+def other_answers(rounds):
+    """Return how many questions ours answers otherwise than either original that read them."""
+    different, lengths = [], []
+    for replies in rounds:
+        found = [x['result'] for name, x in replies.items() if name in ORIGINALS]
+        for answer, *expected in zip(replies['ours']['result'], *found, strict=True):
+            lengths.append(len(answer))
+            different.append(any(answer != other for other in expected))
+    say(f'answers of {np.mean(lengths):.1f} tokens; others: {np.flatnonzero(different)}')
+    return sum(different)
+
+
 def reading(options):
-    """Compare both ways of reading and print the figures as JSON."""
-    constants, tokenizer = task.Constants(precision=options.precision), argparse.Namespace()
-    tokenizer._token_end_id = SEP
-    questions, model = load_token_ids(options.data, options.questions, constants), build_model()
-    reader = task.ReadingComprehension(model, tokenizer, constants)
-    original = OriginalDecoder(model, SEP, constants.max_a_len, constants.mode)
-    if options.alone:
-        model.load_weights(options.weights)
-        questions.sort(key=lambda question: -len(question[0]) * max(map(len, question[0])))
-        if options.alone == 'ours':
-            list(read_together(reader, questions[:16], options.topk))  # the largest decide
-        else:
-            for question in questions[:16]:
-                original.answer(*question, options.topk)
-        return say_peak()
-    exact = argparse.Namespace(unilm=UniLM(model), beam_search=reader.beam_search)
-    make_decisive(model, exact, questions)
-    reader.beam_search(questions[:1], options.topk)  # traces
-    original.answer(*questions[0], options.topk)
-    rounds, different, lengths, remaining = [], [], [], 0
-    for start in range(0, len(questions), 10):
-        part = questions[start : start + 10]
-        times, expected = [time.perf_counter()], []
-        for question in part:
-            expected.append(original.answer(*question, options.topk))
-            remaining += len(original.remaining) / len(question[0])
-        times.append(time.perf_counter())
-        found = [beams.answer for beams in read_together(reader, part, options.topk)]
-        times.append(time.perf_counter())
-        sources = {(i, *p, *q) for i, (ps, q) in enumerate(part) for p in map(tuple, ps)}
-        limit = operations([len(source) - 1 for source in sources], len(sources))
-        limit /= matmul_rate(options.precision)
-        rounds.append(np.array([times[1] - times[0], times[2] - times[1], limit]) / len(part))
-        different += [start + i for i in range(len(part)) if found[i] != expected[i]]
-        lengths += map(len, expected)
-        say(f'{start + len(part)} questions, seconds each: {rounds[-1].round(3)}')
-    rounds = np.array(rounds)
-    reference, ours, limit = np.median(rounds, 0)
-    say(f'passages with an answer: {remaining / len(questions):.2f}, {np.mean(lengths):.1f} tokens')
-    say(f'questions with another answer: {different}')
-    with tempfile.TemporaryDirectory() as folder:
-        weights = os.path.join(folder, 'model.weights.h5')
-        model.save_weights(weights)
-        peaks = [peak_alone(which, options, weights) for which in ('ours', 'original')]
-    return print_json(
-        reference_seconds_per_question=reference,
-        seconds_per_question=ours,
-        ratio=median_ratio(rounds, 0, 1),
-        identical_answers=1 - len(different) / len(questions),
-        questions=len(questions),
-        peak_rss_mb=peaks[0],
-        reference_peak_rss_mb=peaks[1],
-        matmul_limit_seconds_per_question=limit,
-        fraction_of_limit=median_ratio(rounds, 2, 1),
-    )
+    """Compare both ways of reading 10 questions a round and print the figures as JSON.
+
+    The original with our switches reads in every third round, as it takes long; a peer's seconds
+    are those of one pass, of the best of four sizes of a batch.
+    """
+    questions = load_token_ids(options.data, options.questions, task.Constants())
+    with tempfile.TemporaryDirectory() as options.folder:
+        reader = build_reader('float32')
+        make_decisive(reader.model, reader, load_token_ids(options.data, 100, task.Constants()))
+        bert.save_best(options.folder, reader.model, '')
+        sides = reading_sides(options)
+    parts = [questions[i : i + 10] for i in range(0, len(questions), 10)]
+    rounds = interleave(sides, questions[:1], parts, size_of_questions, seldom='same_switches')
+    questions.sort(key=lambda question: -len(question[0]) * max(map(len, question[0])))
+    # the largest questions decide
+    peaks = [sides[name].ask(questions[:16])['peak'] for name in ('ours', 'original')]
+    seconds, figures = medians(rounds)
+    figures |= {
+        'reference_seconds_per_question': seconds['original'],
+        'seconds_per_question': seconds['ours'],
+        'matmul_limit_seconds_per_question': seconds['limit'],
+        'identical_answers': 1 - other_answers(rounds) / len(questions),
+        'questions': len(questions),
+        'peak_rss_mb': peaks[0],
+        'reference_peak_rss_mb': peaks[1],
+    }
+    if options.peer_python:
+        figures['peer_seconds_per_question'] = seconds['peer']
+    print_json(figures)
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -297,83 +421,180 @@ def pairs_per_second(path, constants):
     return count / (time.perf_counter() - start)
 
 
-def make_updates(options, constants):
-    """Return {which: a function that makes an update with a batch}."""
-    updates = {}
-    if options.alone != 'ours':
-        from reference_training import build_train_model
+def each(batches, update):
+    """Make an update with each batch, as JSON tells it, and return the losses."""
+    arrays = ({name: np.array(rows, np.int32) for name, rows in x.items()} for x in batches)
+    return [float(update(batch)) for batch in arrays]
 
-        train_model = build_train_model(build_model(), constants.learning_rate)
-        updates['original'] = lambda batch: train_model.train_on_batch(batch)
-    if options.alone != 'original':
-        trainer = task.build_trainer(build_model(), constants)
-        rows = tf.TensorSpec([None, None], tf.int32)
-        signature = dict.fromkeys(('Input-Token', 'Input-Segment'), rows)
-        step = tf.function(trainer.train_step, input_signature=[signature])
-        updates['ours'] = lambda batch: step(batch)['loss'].numpy()
-    return updates
+
+def ours_training(options):
+    """Return what trains on batches of like length."""
+    constants = task.Constants(precision=options.precision)
+    trainer = task.build_trainer(build_model(), constants)
+    rows = tf.TensorSpec([None, None], tf.int32)
+    signature = dict.fromkeys(('Input-Token', 'Input-Segment'), rows)
+    step = tf.function(trainer.train_step, input_signature=[signature])
+    return lambda part: each(part[1], lambda batch: step(batch)['loss'])
+
+
+def original_training(options):
+    """Return what trains on batches as the original draws them, in the original's way."""
+    train_model = build_train_model(build_model(), task.Constants().learning_rate)
+    return lambda part: each(part[0], train_model.train_on_batch)
+
+
+def size_of_pairs(part):
+    """Return the number of pairs, and the operations of their updates."""
+    rows = [row for batch in part[1] for row in batch['Input-Token']]
+    answers = sum(int(batch['Input-Segment'].sum()) for batch in part[1])
+    # the gradient costs twice as much
+    return len(rows), 3 * operations(map(np.count_nonzero, rows), answers)
 
 
 def training(options):
     """Compare both ways of training and print the figures as JSON."""
-    count, rounds = 4, []
-    constants = task.Constants(precision=options.precision, batch_size=16, epochs=4)
-    drawn = load_batches(options.data, count, constants)
-    drawn = dict(zip(['original', 'ours'], drawn, strict=True))
-    updates = make_updates(options, constants)
-    for which, update in updates.items():
-        update(drawn[which][0])  # traces
-    for _ in range(1 if options.alone else options.rounds):
-        row = []
-        for which, update in updates.items():
-            start = time.perf_counter()
-            for batch in drawn[which]:
-                update(batch)
-            row.append(time.perf_counter() - start)
-        tokens = [np.count_nonzero(row) for batch in drawn['ours'] for row in batch['Input-Token']]
-        answers = sum(batch['Input-Segment'].sum() for batch in drawn['ours'])
-        # the gradient costs twice as much
-        row.append(3 * operations(tokens, answers) / matmul_rate(options.precision))
-        rounds.append(row)
-        say(f'seconds for {16 * count} pairs: {np.round(row, 2)}')
-    if options.alone:
-        return say_peak()
-    rounds = np.array(rounds)
-    peaks = [peak_alone(which, options) for which in ('ours', 'original')]
-    reference, ours, limit = 16 * count / np.median(rounds, 0)
-    return print_json(
-        reference_samples_per_second=reference,
-        samples_per_second=ours,
-        ratio=median_ratio(rounds, 0, 1),
-        peak_rss_mb=peaks[0],
-        reference_peak_rss_mb=peaks[1],
-        matmul_limit_samples_per_second=limit,
-        fraction_of_limit=median_ratio(rounds, 2, 1),
-        pairs_per_second=pairs_per_second(options.data, constants),
-    )
+    constants = task.Constants(batch_size=16, epochs=4)
+    part, rounds = load_batches(options.data, 4, constants), []
+    first = [some[:1] for some in part]
+    ours = start_side('ours_training', options)
+    # one original after the other, as each takes 9 GB
+    for name, environment in ORIGINALS.items():
+        original = start_side('original_training', options, environment)
+        sides = {'ours': ours, name: original}
+        rounds += interleave(sides, first, [part] * options.rounds, size_of_pairs)
+        original.end()
+    seconds, figures = medians(rounds)
+    figures |= {
+        'reference_samples_per_second': 1 / seconds['original'],
+        'samples_per_second': 1 / seconds['ours'],
+        'matmul_limit_samples_per_second': 1 / seconds['limit'],
+        'peak_rss_mb': rounds[-1]['ours']['peak'],
+        'reference_peak_rss_mb': rounds[options.rounds - 1]['original']['peak'],
+        'pairs_per_second': pairs_per_second(options.data, constants),
+    }
+    print_json(figures)
 
 
-def print_json(**figures):
-    """Print the figures, the last line of standard output."""
-    print(json.dumps({name: round(float(value), 4) for name, value in figures.items()}))
+# ------------------------------------------------------------------------------------------- start
+
+
+def write_trained(folder, questions=()):
+    """Write best weights to a folder with a configuration and a vocabulary.
+
+    questions: as `load_token_ids` returns them, to make random weights decisive for; without, they
+    are those of the checkpoint in the folder.
+    """
+    constants = task.Constants(data_dir=folder, output_dir=folder)
+    files = settings.locate_files(constants)
+    keras.utils.set_random_seed(0)
+    model, tokenizer = task.build_model(files, '' if questions else files.checkpoint, constants)
+    if questions:
+        make_decisive(model, task.ReadingComprehension(model, tokenizer, constants), questions)
+    bert.save_best(folder, model, bert.describe_bert(files))
+
+
+def write_models(folder, data):
+    """Write the demo as it is before training and, with real data, a BERT-base.
+
+    Returns {prefix of the figures: (folder of the model, path of the questions)}.
+    """
+    demo, base = (os.path.join(folder, name) for name in ('demo', 'base'))
+    shutil.copytree(os.path.join(settings.DATA, 'demo'), demo)
+    write_trained(demo)
+    models = {'demo_': (demo, os.path.join(demo, 'SogouQA.json'))}
+    if data:
+        os.mkdir(base)
+        vocabulary = shutil.copy(os.path.join(SHARED, 'vocab.txt'), base)
+        size = bert.load_tokenizer(vocabulary)[2]
+        write_json({**BERT_BASE, 'vocab_size': size}, base, 'bert_config.json')
+        write_trained(base, load_token_ids(data, 100, task.Constants()))
+        models[''] = base, data
+    return models
+
+
+def answering(options):
+    """Return what answers a record as a user's own program does."""
+    given = {'data_dir': options.folder, 'output_dir': options.folder}
+    reader = task.load_reader(**given, precision=options.precision)
+    return lambda record: reader.answer(*task.asked(record)).text
+
+
+def seconds_of(command):
+    """Return the seconds of a process, the command a list of str, from its start to its end."""
+    begin = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, encoding='utf-8')
+    if done.returncode:
+        raise SystemExit(f'{command} ended with status {done.returncode}\n{done.stderr}')
+    return time.perf_counter() - begin
+
+
+def first_and_second(options, data, number):
+    """Return the seconds of `predict` from cold, and of a question after another one.
+
+    data: path of the questions, of which two of a middle size are asked; number: of the round.
+    """
+    found = records.complete(records.load_questions(data))
+    found.sort(key=lambda record: sum(len(p['passage']) for p in record['passages']))
+    asked = found[len(found) // 2 :][:2]
+    # with another name in each round, or the answers would stand there already
+    path = write_json(asked[:1], options.folder, f'question_{number}.json')
+    command = [sys.executable, task.__file__, 'predict', path, f'--precision={options.precision}']
+    command += [f'--{name}={options.folder}' for name in ('data_dir', 'output_dir')]
+    first = seconds_of(command)
+    side = start_side('answering', options)
+    _, second = (side.ask(record)['seconds'] for record in asked)
+    side.end()
+    return first, second
+
+
+def start(options):
+    """Measure one question from cold against TensorFlow's import; print the figures as JSON."""
+    rounds, bare = [], [sys.executable, '-c', 'import tensorflow, tf_keras']
+    with tempfile.TemporaryDirectory() as folder:
+        models = write_models(folder, options.data)
+        for number in range(options.rounds):
+            figures = {'import_seconds': seconds_of(bare)}
+            for prefix, (options.folder, data) in models.items():
+                first, second = first_and_second(options, data, number)
+                figures[f'{prefix}first_answer_seconds'] = first
+                figures[f'{prefix}first_answer_ratio'] = first / figures['import_seconds']
+                figures[f'{prefix}second_answer_seconds'] = second
+            say({name: round(seconds, 2) for name, seconds in figures.items()})
+            rounds.append(figures)
+    print_json({name: statistics.median(x[name] for x in rounds) for name in rounds[0]})
+
+
+# -------------------------------------------------------------------------------- the command line
+
+
+COMMANDS = {'reading': reading, 'training': training, 'start': start}
+WAYS = {  # what the processes are started with
+    'ours_reading': ours_reading, 'original_reading': original_reading,
+    'ours_training': ours_training, 'original_training': original_training,
+    'answering': answering,
+}  # fmt: skip
 
 
 def main():
     """Run the command line."""
     as_it_stands = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_it_stands)
-    parser.add_argument('what', choices=['reading', 'training'])
+    names = f'{{{",".join(COMMANDS)}}}'
+    parser.add_argument('what', choices=[*COMMANDS, *WAYS], metavar=names)
     real = os.path.join(SHARED, 'WebQA.json')
     default = real if os.path.exists(real) else ''
     parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32')
     parser.add_argument('--data', default=default, help='questions; "" makes some up')
     parser.add_argument('--questions', type=int, default=100, help='to read')
     parser.add_argument('--topk', type=int, default=1, help='beam width of reading')
-    parser.add_argument('--rounds', type=int, default=3, help='of training, 64 pairs each')
-    parser.add_argument('--alone', help=argparse.SUPPRESS)
-    parser.add_argument('--weights', help=argparse.SUPPRESS)
+    parser.add_argument('--rounds', type=int, default=5, help='of training 64 pairs; of starting')
+    parser.add_argument('--peer_python', help='of an environment with PyTorch and transformers')
+    parser.add_argument('--folder', default='', help=argparse.SUPPRESS)
     options = parser.parse_args()
-    {'reading': reading, 'training': training}[options.what](options)
+    if options.what in WAYS:
+        serve(options)
+    else:
+        COMMANDS[options.what](options)
 
 
 if __name__ == '__main__':
