@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import platform
 import sys
 
 # bert4keras needs today's tf-keras under the name `keras` and with a version that ends in `tf`
@@ -14,8 +13,6 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 # else large tensors go back to the system, and every operation pays for fresh pages
 os.environ.setdefault('TF_CPU_ALLOCATOR_USE_BFC', 'true')
-# whether the CPU's operations are oneDNN's
-ONEDNN = os.environ['TF_ENABLE_ONEDNN_OPTS'] in ('1', 'true') and platform.machine() == 'x86_64'
 _stderr = os.dup(2)
 with open(os.devnull, 'w', encoding='utf-8') as _nowhere:
     os.dup2(_nowhere.fileno(), 2)  # no setting silences what TensorFlow says while it is imported
@@ -36,4 +33,4 @@ import bert4keras.models
 import bert4keras.snippets
 import bert4keras.tokenizers
 
-__all__ = ['ONEDNN', 'bert4keras', 'keras', 'tf']
+__all__ = ['bert4keras', 'keras', 'tf']

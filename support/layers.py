@@ -59,25 +59,6 @@ def normalize(x, norm):
     return standardize(x, norm.epsilon) * norm.gamma + norm.beta
 
 
-def normalize_fused(x, norm):
-    """Return the same as `normalize`, in one operation of oneDNN's, for which this form stands.
-
-    x: float32 [rows, width]; each row is taken as a channel of one image.
-    """
-    rows, width = tf.unstack(tf.shape(x))
-    y, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=tf.reshape(x, [1, rows, width, 1]),
-        scale=tf.ones([rows]),
-        offset=tf.zeros([rows]),
-        mean=[],
-        variance=[],
-        epsilon=norm.epsilon,
-        data_format='NCHW',
-        is_training=True,
-    )
-    return tf.reshape(y, [rows, width]) * norm.gamma + norm.beta
-
-
 def standardize(x, epsilon):
     """Return x less its mean, over its standard deviation, of the last axis.
 

@@ -3,67 +3,36 @@
 Linear layers work on packed tokens, [tokens, width]; only attention pads them.
 """
 
+import typing
+
 import numpy as np
 
 from .keras2 import tf
 
 
-class Padding:
-    """Where each of some packed tokens stands when padded, and both ways between.
+class Padding(typing.NamedTuple):
+    """Where each of some packed tokens stands when padded, and both ways between."""
 
-    rows, columns: int32 [tokens]; shape: [height, heads, columns] of what is padded. Padding is
-    filled with the first token. Each way is a gather of heads, not of tokens, so nothing is
-    transposed; and so is its gradient.
-    """
-
-    def __init__(self, rows, columns, shape):
-        self.shape, (_, self.heads, longest) = shape, shape
-        height = rows[:, None] * self.heads + tf.range(self.heads)  # [tokens, heads]
-        self.indices = height * longest + columns[:, None]  # [tokens, heads]
-        flat = tf.reshape(self.indices, [-1, 1])
-        size, ones = [tf.reduce_prod(shape)], tf.ones(tf.size(flat))
-        self.slots = tf.scatter_nd(flat, tf.range(tf.size(flat)), size)
-        self.filled = tf.scatter_nd(flat, ones, size)
+    places: tf.Tensor  # int32 [tokens, 2], row and column of each
+    height: tf.Tensor  # int32, rows
+    longest: tf.Tensor  # int32, columns
 
     def pad(self, x):
-        """Return padded [height, heads, columns, size] of packed x, [tokens, heads * size]."""
-
-        @tf.custom_gradient
-        def function(x):
-            return self._pad(x), lambda upstream: self.unpad(upstream)
-
-        return function(x)
+        """Return [height, longest, width], filled up with 0, of packed x, [tokens, width]."""
+        return tf.scatter_nd(self.places, x, [self.height, self.longest, x.shape[-1]])
 
     def unpad(self, x):
-        """Return packed [tokens, heads * size] of padded x, [height, heads, columns, size]."""
-
-        @tf.custom_gradient
-        def function(x):
-            filled = tf.reshape(self.filled, [*self.shape, 1])
-            return self._unpad(x), lambda upstream: self.pad(upstream) * filled
-
-        return function(x)
-
-    def _pad(self, x):
-        size = x.shape[-1] // self.heads
-        heads = tf.reshape(x, [-1, size])  # [tokens * heads, size]
-        return tf.reshape(tf.gather(heads, self.slots), [*self.shape, size])
-
-    def _unpad(self, x):
-        size = x.shape[-1]
-        heads = tf.gather(tf.reshape(x, [-1, size]), self.indices)  # [tokens, heads, size]
-        return tf.reshape(heads, [-1, self.heads * size])
+        """Return packed [tokens, width] of x, [height, longest, width]."""
+        return tf.gather_nd(x, self.places)
 
 
-def blocks(lengths, kept, size):
-    """Cut some packed sequences into blocks of `size` tokens, the last of each filled up.
+def blocks(starts, lengths, size):
+    """Cut packed sequences into blocks of `size` tokens, the last of each sequence filled up.
 
-    lengths: int [rows], tokens of each sequence; kept: bool [rows], which ones. Returns which of
-    the kept ones each block is of and how many tokens it has, int32 [blocks], and where they stand,
-    int32 [blocks, size].
+    starts, lengths: int [rows], where each sequence begins and its tokens. Returns the row that
+    each block is of and how many tokens it has, int32 [blocks], and which, int32 [blocks, size].
     """
-    starts, lengths = (np.cumsum(lengths) - lengths)[kept], lengths[kept]
-    counts = -(-lengths // size)  # [kept], blocks of each
+    counts = -(-lengths // size)  # [rows], blocks of each
     owners = np.repeat(np.arange(len(lengths)), counts)  # [blocks]
     number = np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners]  # [blocks], in its row
     filled = np.minimum(lengths[owners] - size * number, size)

@@ -8,8 +8,8 @@ import typing
 
 import numpy as np
 
-from .keras2 import ONEDNN, tf
-from .layers import Dense, norm_of, normalize, normalize_fused, transformer_layers, with_slope
+from .keras2 import tf
+from .layers import Dense, norm_of, normalize, transformer_layers, with_slope
 from .packing import Padding, blocks
 
 
@@ -27,7 +27,6 @@ class Cache(typing.NamedTuple):
     """What was read and written so far, and which question each row of it is of."""
 
     of_question: np.ndarray  # int [rows]
-    order: np.ndarray  # int [rows], the rows by question and source, as they were given
     memory: Memory
 
     def keep(self, rows):
@@ -40,8 +39,7 @@ class Cache(typing.NamedTuple):
             sources[i] = tuple(tf.gather(x, kept) for x in pair)
         beams = [tuple(tf.gather(x, rows) for x in pair) for pair in self.memory.beams]
         memory = Memory(lengths[rows], owners, filled[kept], sources, beams)
-        order = np.searchsorted(rows, self.order[np.isin(self.order, rows)])
-        return Cache(self.of_question[rows], order, memory)
+        return Cache(self.of_question[rows], memory)
 
 
 class UniLM:
@@ -72,9 +70,7 @@ class UniLM:
         self.head_norm = norm_of(model, 'MLM-Norm')
         self.head_bias = model.get_layer('MLM-Bias').weights[0]
         self.activation = model.get_layer('MLM-Dense').activation
-        self.recomputes, self.copies = training and self.dtype == tf.float32, {}
-        # fused, it has no fast gradient
-        self.normalize = normalize_fused if ONEDNN and not training else normalize
+        self.copies = {}
         if training:
             self.activation = with_slope(self.activation)
         elif self.dtype != tf.float32:
@@ -94,8 +90,6 @@ class UniLM:
             return tf.function(function, input_signature=signature, autograph=False)
 
         self._read_graph = compiled(self._read_packed, ids[1], ids[1])
-        token = tf.TensorSpec([None, self.heads * self.size])
-        self._remember_graph = compiled(self._remember, [(token, token)] * len(self.layers), ids[2])
         self._write_graph = compiled(self._write, memory, ids[3], ids[2])
 
     # ------------------------------------------------------------------------------------- reading
@@ -114,43 +108,45 @@ class UniLM:
             return [np.zeros(0, bool)] * len(sources), {}, None
         for matrix, copy in self.copies.items():  # as they are now
             copy.assign(tf.cast(matrix.deref(), self.dtype))
-        of_question = np.repeat(np.arange(len(sources)), counts)  # [every source]
-        sorted_by_length = np.argsort([len(source) for source in every], kind='stable')
-        staying, probas, memory = self._read_sorted([every[i] for i in sorted_by_length], stays)
-        rows = sorted_by_length[staying]  # which source each row is of
+        lengths = np.array([len(source) for source in every], np.int32)
+        order = np.argsort(lengths, kind='stable')
+        staying, probas, packed = self._read_sorted([every[i] for i in order], stays)
+        rows = order[staying]  # which source each packed one is
+        starts, back = np.cumsum(lengths[rows]) - lengths[rows], np.argsort(rows)
+        rows, starts = rows[back], starts[back]  # in the given order again
+        owners, filled, slots = blocks(starts, lengths[rows], self.block)
+        remembered = []
+        for _ in self.layers:  # layer by layer, and what was packed is freed
+            columns = zip(*[part.pop(0) for part in packed], strict=True)
+            parts = (tf.gather(tf.concat(column, 0), slots) for column in columns)
+            remembered.append(tuple(map(self._split, parts)))
+        nothing = tf.zeros([len(rows), self.heads, 1, 0, self.size])
+        beams = [(nothing, nothing)] * len(self.layers)
+        memory = Memory(lengths[rows], owners, filled, remembered, beams)
+        cache = Cache(np.repeat(np.arange(len(sources)), counts)[rows], memory)
         found = np.zeros(len(every), bool)
         found[rows] = True
-        cache = Cache(of_question[rows], np.argsort(rows), memory)
+        by_question = np.split(found, np.cumsum(counts)[:-1])
+        probas = tf.gather(probas, back)[:, None]  # [rows, 1, vocab]
         widths = dict.fromkeys(cache.of_question.tolist(), 1)
-        shares = _share_out(probas[:, None], cache, widths)
-        return np.split(found, np.cumsum(counts)[:-1]), shares, cache
+        return by_question, _share_out(probas, cache, widths), cache
 
     def _read_sorted(self, sources, stays):
-        """Return which stay, bool, their probabilities, float32 [rows, vocab], and their Memory."""
+        """Return which stay, bool, their probabilities and, for each part, keys and values."""
         lengths = np.array([len(source) for source in sources], np.int32)
-        staying, probas, owners, filled, parts, start = [], [], [], [], [], 0
+        staying, probas, packed, start = [], [], [], 0
         while start < len(sources):
             padded = lengths[start:] * np.arange(1, len(sources) - start + 1)
             stop = start + max(1, np.count_nonzero(padded <= self.tokens_at_once))
             token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
-            part_probas, packed = self._read_graph(token_ids, lengths[start:stop])
+            part_probas, part = self._read_graph(token_ids, lengths[start:stop])
             part_stays = stays(part_probas).numpy()
-            part_owners, part_filled, slots = blocks(lengths[start:stop], part_stays, self.block)
-            parts.append(self._remember_graph(packed, slots))
-            owners.append(part_owners + sum(map(np.count_nonzero, staying)))
-            filled.append(part_filled)
+            tokens = np.flatnonzero(np.repeat(part_stays, lengths[start:stop]))
+            packed.append([tuple(tf.gather(x, tokens) for x in pair) for pair in part])
             probas.append(tf.boolean_mask(part_probas, part_stays))
             staying.append(part_stays)
             start = stop
-        staying, remembered = np.concatenate(staying), []
-        for _ in self.layers:  # layer by layer, and the parts are freed
-            columns = zip(*[part.pop(0) for part in parts], strict=True)
-            remembered.append(tuple(tf.concat(column, 0) for column in columns))
-        lengths = lengths[staying]
-        nothing = tf.zeros([len(lengths), self.heads, 1, 0, self.size])
-        beams = [(nothing, nothing)] * len(self.layers)
-        memory = [np.concatenate(owners), np.concatenate(filled), remembered, beams]
-        return staying, tf.concat(probas, 0), Memory(lengths, *memory)
+        return np.concatenate(staying), tf.concat(probas, 0), packed
 
     def _read_packed(self, token_ids, lengths):
         # a source of padding and empty ones make shapes that recur, see `run_layers`
@@ -158,10 +154,6 @@ class UniLM:
         padded = tf.concat([lengths, [padding], tf.zeros([-(rows + 1) % 4], tf.int32)], 0)
         x, packed = self.run_layers(tf.pad(token_ids, [[0, padding]]), padded, padded)
         return tf.nn.softmax(self.logits(x)[:rows]), packed  # [rows, vocab]
-
-    def _remember(self, packed, slots):
-        """Return packed keys and values, pairs of [tokens, width], in blocks of slots."""
-        return [tuple(self._split(tf.gather(x, slots)) for x in pair) for pair in packed]
 
     # ------------------------------------------------------------------------------------- writing
 
@@ -186,7 +178,7 @@ class UniLM:
                 output_ids[row, : widths[question]] = beams[question].output_ids
                 parents[row, : widths[question]] = beams[question].parents
         probas, memory = self._write_graph(cache.memory, output_ids, parents)
-        cache = cache._replace(memory=memory)
+        cache = Cache(cache.of_question, memory)
         return _share_out(probas, cache, widths), cache
 
     def _write(self, memory, output_ids, parents):
@@ -249,9 +241,10 @@ class UniLM:
         longest = tf.reduce_max(tf.concat([[1], lengths], 0))  # there may be no rows
         longest += -longest % self.block  # oneDNN keeps 2 MB for each shape that it has seen
         longest_answer = tf.reduce_max(tf.concat([[0], lengths - source_lengths], 0)) + 1
-        keys = Padding(rows, positions, [tf.size(lengths), self.heads, longest])
-        ends = tf.gather(rows, predicting), tf.gather(after, predicting) + 1
-        queries = Padding(*ends, [tf.size(lengths), self.heads, longest_answer])
+        height = tf.size(lengths)
+        keys = Padding(tf.stack([rows, positions], 1), height, longest)
+        ends = tf.stack([rows, after + 1], 1)  # [tokens, 2]
+        queries = Padding(tf.gather(ends, predicting), height, longest_answer)
         query_positions = tf.range(longest)[None]  # [1, longest], in its row
         attend = self._attention(keys, keys, source_lengths, query_positions)
         segment_ids = tf.cast(after >= 0, tf.int32)
@@ -272,24 +265,25 @@ class UniLM:
         queries, keys: Padding of the queries, and of keys and values; source_lengths: int32 [rows];
         query_positions: int32 [rows, queries], where in its row a padded query stands.
         """
-        columns = tf.range(keys.shape[2])
+        columns = tf.range(keys.longest)
         seen = (columns < source_lengths[:, None, None]) | (columns <= query_positions[:, :, None])
         mask = tf.where(seen, 0.0, -1e12)[:, None]  # [rows, 1, queries, longest]
 
         def attend(query, key, value):
-            scores = tf.matmul(queries.pad(query), keys.pad(key), transpose_b=True)
+            query = self._split(queries.pad(query))  # [rows, heads, queries, size]
+            key, value = (self._split(keys.pad(x)) for x in (key, value))
             # [rows, heads, queries, longest]; in this form oneDNN makes one operation of them
-            scores = scores * self.size**-0.5 + mask
-            return queries.unpad(tf.matmul(tf.nn.softmax(scores), keys.pad(value)))
+            scores = tf.matmul(query, key, transpose_b=True) * self.size**-0.5 + mask
+            return queries.unpad(self._join(tf.matmul(tf.nn.softmax(scores), value)))
 
-        return tf.recompute_grad(attend) if self.recomputes else attend
+        return attend
 
     def embed(self, token_ids, segment_ids, positions):
         """Return [tokens, width] of token_ids, segment_ids and positions, each [tokens]."""
         # as tensors: a variable that was gathered from is copied whole whenever TensorFlow reads it
         tables = [tf.convert_to_tensor(table) for table in self.embeddings]
         token, segment, position = map(tf.gather, tables, (token_ids, segment_ids, positions))
-        x = self.normalize(token + segment + position, self.embedding_norm)
+        x = normalize(token + segment + position, self.embedding_norm)
         return tf.cast(self._dense(x, self.mapping), tf.float32) if self.mapping else x
 
     def project(self, x, layer):
@@ -303,15 +297,15 @@ class UniLM:
         counted: float32 [tokens, 1], 0 where bert4keras masks what was attended to.
         """
         attended = tf.cast(self._dense(attended, layer.attended), tf.float32)
-        x = self.normalize(x + counted * drop(attended), layer.attended_norm)
+        x = normalize(x + counted * drop(attended), layer.attended_norm)
         inner = self.activation(self._dense(x, layer.inner))  # [tokens, intermediate size]
         outer = tf.cast(self._dense(inner, layer.outer), tf.float32)
-        return self.normalize(x + drop(outer), layer.outer_norm)
+        return normalize(x + drop(outer), layer.outer_norm)
 
     def logits(self, x):
         """Return the logits of the next token, float32 [tokens, vocab], from the last output."""
         x = self.activation(tf.nn.bias_add(tf.matmul(x, self.head.kernel), self.head.bias))
-        x = self.normalize(x, self.head_norm)
+        x = normalize(x, self.head_norm)
         x = tf.matmul(x, self.embeddings[0], transpose_b=True)
         return tf.nn.bias_add(x, self.head_bias)
 
@@ -345,7 +339,6 @@ def _share_out(probas, cache, widths):
     if not widths:  # nothing to split
         return {}
     questions, sizes = np.unique(cache.of_question, return_counts=True)
-    probas = tf.gather(probas, cache.order)
     shares = dict(zip(questions.tolist(), tf.split(probas, sizes), strict=True))
     for question, width in widths.items():
         if width < probas.shape[1]:  # a slice takes as long as a vote

@@ -279,6 +279,14 @@ def test_random_weights_follow_initializer_range(small, initializer_range):
     assert len({matrix[0, :16].tobytes() for matrix in matrices}) == len(matrices)
 
 
+def test_weights_that_are_loaded_later_are_not_drawn(small):
+    """It takes longer than to read a file of them; norms stay norms."""
+    model, _ = build(small, None)
+    for weight in model.get_weights():
+        assert weight.ndim == 1 or not weight.any()
+    assert (model.get_layer('Embedding-Norm').gamma.numpy() == 1).all()
+
+
 def test_mask_is_that_of_unilm(small):
     """All see the source, before and behind; a token of the answer is seen from there on."""
     model, _ = build(small)

@@ -35,6 +35,20 @@ assert os.environ['TF_CPP_MIN_LOG_LEVEL'] == '0'
     assert list(tmp_path.iterdir()) == []
 
 
+def test_switches_are_set_before_tensorflow_looks(tmp_path, monkeypatch):
+    """As defaults: what the user has set stands."""
+    code = "import os; raise ImportError(f'{os.environ[ONEDNN]} {os.environ[POOL]}')"
+    names = "ONEDNN, POOL = 'TF_ENABLE_ONEDNN_OPTS', 'TF_CPU_ALLOCATOR_USE_BFC'"
+    (tmp_path / 'tensorflow.py').write_text(f'{names}\n{code}\n')
+    own = {'TF_ENABLE_ONEDNN_OPTS': '0', 'TF_CPU_ALLOCATOR_USE_BFC': 'false'}
+    for name in own:
+        monkeypatch.delenv(name, raising=False)
+    path = os.pathsep.join([str(tmp_path), ROOT])
+    for given, expected in ({}, '1 true'), (own, '0 false'):
+        done = python('import support.keras2', cwd=tmp_path, PYTHONPATH=path, **given)
+        assert done.stderr.endswith(f'ImportError: {expected}\n')
+
+
 def test_failing_import_is_not_silenced(tmp_path):
     """A TensorFlow that is broken or missing must be heard of."""
     (tmp_path / 'tensorflow.py').write_text('raise ImportError("broken")')
