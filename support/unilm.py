@@ -70,7 +70,7 @@ class UniLM:
         self.head_norm = norm_of(model, 'MLM-Norm')
         self.head_bias = model.get_layer('MLM-Bias').weights[0]
         self.activation = model.get_layer('MLM-Dense').activation
-        self.copies = {}
+        self.recomputes, self.copies = training and self.dtype == tf.float32, {}
         if training:
             self.activation = with_slope(self.activation)
         elif self.dtype != tf.float32:
@@ -276,7 +276,7 @@ class UniLM:
             scores = tf.matmul(query, key, transpose_b=True) * self.size**-0.5 + mask
             return queries.unpad(self._join(tf.matmul(tf.nn.softmax(scores), value)))
 
-        return attend
+        return tf.recompute_grad(attend) if self.recomputes else attend
 
     def embed(self, token_ids, segment_ids, positions):
         """Return [tokens, width] of token_ids, segment_ids and positions, each [tokens]."""
