@@ -16,10 +16,11 @@ Without the real files the embedded demo is used, see data/README.md.
 import collections
 import contextlib
 import json
+import math
 import os
 import re
 import sys
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from evaluate_sogou import Tally, UserError, evaluate, exit_status, log, read_text
 from support import settings
@@ -55,6 +56,8 @@ class Constants:
     # reading
     mode: Literal['extractive', 'generative'] = 'extractive'  # a piece of a passage; any text
     topk: Whole[1] = 1  # beam width
+    no_answer_bias: float = 0.0  # e^bias times the probability that a passage has no answer
+    vote: Literal['token', 'answer'] = 'token'  # on each token; on the answers of single passages
     precision: Literal['float32', 'bfloat16'] = 'float32'  # exact; faster where hardware has it
 
 
@@ -65,7 +68,8 @@ if __name__ == '__main__':
 import numpy as np
 from tqdm import tqdm
 
-from support import bert, records, spans
+from support import bert, records
+from support.answers import NO_ANSWER, Found, Written, describe, score_of
 from support.batches import Batches, in_groups
 from support.files import alone, first_line, write_durably
 from support.keras2 import bert4keras, keras, tf
@@ -188,18 +192,43 @@ def best_of(votes, scores, width):
     return sums.numpy().tolist(), parents.tolist(), tokens.tolist()
 
 
+def given_to(probas, parents, tokens):
+    """Return what each passage gave to a token after a beam, float32 [passages, len(tokens)].
+
+    probas: float32 [passages, beams, vocab]; parents, tokens: lists of int.
+    """
+    by_token = tf.reshape(probas, [probas.shape[0], -1])  # [passages, beams * vocab]
+    chosen = np.array(parents) * probas.shape[-1] + np.array(tokens)
+    return tf.gather(by_token, chosen, axis=1).numpy()
+
+
 class Beams:
     """The answer to one question as far as it is written, and the passages that vote on it."""
 
     def __init__(self, p_token_ids, topk, end_id):
-        self.width, self.end_id = topk, end_id
+        self.topk = self.width = topk
+        self.end_id = end_id
         # a passage given several times is read once and votes as often
         self.passages = collections.Counter(map(tuple, p_token_ids))
-        self.output_ids, self.scores, self.parents = [[]], [0.0], [0]
-        self.answer, self.score, self.unfinished = [], 0.0, False
+        self.written, self.parents, self.ended = [Written([], None, 0.0, [], False)], [0], []
+        self.candidates, self.unfinished = [NO_ANSWER], False
 
-    def begin(self, stays):
-        """Let those of the passages vote that stay, list of bool; without any it is finished."""
+    @property
+    def output_ids(self):
+        """The token ids of each beam, a list of lists of one length."""
+        return [beam.token_ids for beam in self.written]
+
+    @property
+    def scores(self):
+        """The sum of the logarithms of the votes of each beam."""
+        return [beam.log_score for beam in self.written]
+
+    def begin(self, stays, no_answer):
+        """Let those of the passages vote that stay; without any it is finished.
+
+        stays: list of bool; no_answer: list of float, the probability that a passage has none.
+        """
+        self.no_answer = dict(zip(self.passages, no_answer))
         pairs = zip(self.passages.items(), stays)
         self.passages = dict(item for item, staying in pairs if staying)
         self.counts = np.array([*self.passages.values()], np.float32)[:, None, None]
@@ -217,35 +246,66 @@ class Beams:
             allowed[beam, self.text[places]] = 1
         return allowed
 
-    def extend(self, scores, parents, tokens, max_a_len):
-        """Go on with the best beams: their scores, the beams they extend and by which tokens."""
-        best = np.argmax(scores)
-        self.score = scores[best]
-        self.answer = [*self.output_ids[parents[best]], tokens[best]]
-        self.unfinished = tokens[best] != self.end_id and len(self.answer) < max_a_len
-        if tokens[best] == self.end_id:
-            self.answer.pop()
-        output_ids, places = self.output_ids, self.places
-        self.output_ids, self.scores, self.parents, self.places = [], [], [], []
-        for score, parent, token in zip(scores, parents, tokens):
-            if token != self.end_id:  # a finished beam is dropped, and the width shrinks
-                self.output_ids.append([*output_ids[parent], token])
-                self.scores.append(score)
+    def extend(self, scores, parents, tokens, probas, max_a_len):
+        """Go on with the best beams: their scores, the beams they extend and by which tokens.
+
+        probas: float32 [passages, beams], what each passage gave to these tokens.
+        """
+        before, places, extended = self.written, self.places, []
+        self.written, self.parents, self.places = [], [], []
+        for score, parent, token, given in zip(scores, parents, tokens, probas.T):
+            token_ids, finished = before[parent].token_ids, token == self.end_id
+            if not finished:
+                token_ids = [*token_ids, token]
+            given = [*before[parent].probas, given]  # for each token what each passage gave it
+            extended.append(Written(token_ids, None, score, given, finished))
+            if finished:  # it is dropped, and the width shrinks
+                self.ended.append(extended[-1])
+            else:
+                self.written.append(extended[-1])
                 self.parents.append(parent)
                 goes_on = self.text[places[parent]] == token
                 self.places.append(places[parent][goes_on] + 1)
-        self.width = len(self.scores)
+        self.width = len(self.written)
+        best = extended[np.argmax(scores)]
+        self.unfinished = not best.finished and len(best.token_ids) < max_a_len
+        if not self.unfinished:
+            others = [beam for beam in self.ended + self.written if beam is not best]
+            others.sort(key=lambda beam: (not beam.finished, -beam.log_score))
+            counts = self.counts[:, 0, 0]
+            self.candidates = []
+            for beam in [best, *others][: self.topk]:
+                score = score_of(beam.probas, counts)
+                self.candidates.append(beam._replace(score=score))
 
 
-class Answer(NamedTuple):
-    """An answer and where it stands, None if nowhere: text == passages[passage][start:end]."""
+def vote_on_answers(p_token_ids, found_alone, topk):
+    """Let the passages of a question vote on whole answers, each by the one that it has written.
 
-    text: str
-    passage: int | None  # its number
-    start: int | None
-    end: int | None
-    token_ids: list
-    score: float  # sum of the logarithms of the votes
+    Of c, the product of its tokens' probabilities, sum(c^2) / (1 + sum(c)) is an answer's vote
+    (kexue.fm/archives/5409); ties go to the earlier passage.
+
+    found_alone: iterator of the Found of each passage alone. Returns a Found.
+    """
+    given, no_answer, answers = collections.Counter(map(tuple, p_token_ids)), {}, {}
+    for passage, found in zip(given, found_alone):
+        no_answer |= found.no_answer
+        if found.passages:
+            answers[passage] = found.answer
+    passages = {passage: given[passage] for passage in answers}
+    counts, candidates = np.array([*passages.values()]), []
+    for token_ids in dict.fromkeys(tuple(written.token_ids) for written in answers.values()):
+        agreeing = [tuple(written.token_ids) == token_ids for written in answers.values()]
+        writers = [written for written, agrees in zip(answers.values(), agreeing) if agrees]
+        probas = np.full([len(writers[0].probas), len(answers)], np.nan)  # [tokens, passages]
+        probas[:, agreeing] = np.concatenate([np.array(w.probas) for w in writers], 1)
+        confidences = np.where(agreeing, probas.prod(0), 0)  # [passages]
+        squares, total = counts @ confidences**2, counts @ confidences
+        score, log_score = squares / max(total, 1e-300), math.log(squares / (1 + total) + 1e-12)
+        finished = writers[0].finished
+        candidates.append(Written([*token_ids], score, log_score, [*probas], finished))
+    candidates.sort(key=lambda written: -written.log_score)  # of equal ones the first
+    return Found(passages, no_answer, candidates[:topk] or [NO_ANSWER])
 
 
 class ReadingComprehension:
@@ -278,9 +338,10 @@ class ReadingComprehension:
             return sum(len(token_ids) + len(q_token_ids) for token_ids in p_token_ids)
 
         for group in in_groups(entries, size_of, self.tokens_together):
-            found = self.beam_search([entry[1:] for entry in group], topk or self.constants.topk)
-            for (passages, p_token_ids, _), beams in zip(group, found):
-                yield self.locate(passages, p_token_ids, beams)
+            found = self.search([entry[1:] for entry in group], topk or self.constants.topk)
+            for (passages, p_token_ids, _), each in zip(group, found):
+                unified = [unify_separators(passage) for passage in passages]
+                yield describe(each, passages, unified, p_token_ids, self.tokenizer)
 
     def encode(self, question, passages):
         """Return (p_token_ids of each passage, with [CLS] and [SEP]; q_token_ids, with [SEP])."""
@@ -291,11 +352,22 @@ class ReadingComprehension:
         p_token_ids = [encode(passage, maxlen=constants.max_p_len)[0] for passage in unified]
         return p_token_ids, encode(question, maxlen=constants.max_q_len + 1)[0][1:]
 
-    def beam_search(self, encoded, topk):
+    def search(self, encoded, topk):
+        """Return what is found for each of some questions, see `beam_search`, by either vote."""
+        if self.constants.vote == 'token':
+            return self.beam_search(encoded, topk, vote)
+        single = []
+        for p_token_ids, q_token_ids in encoded:
+            passages = dict.fromkeys(map(tuple, p_token_ids))
+            single += [([passage], q_token_ids) for passage in passages]
+        found = iter(self.beam_search(single, topk, lambda probas, counts: probas[0]))
+        return [vote_on_answers(p_token_ids, found, topk) for p_token_ids, _ in encoded]
+
+    def beam_search(self, encoded, topk, vote):
         """Write the answers of several questions token by token, keeping `topk` beams of each.
 
-        encoded: list of (p_token_ids, q_token_ids), as `encode` returns them. Returns a list of
-        finished Beams.
+        encoded: list of (p_token_ids, q_token_ids), as `encode` returns them; vote: a function like
+        the one of this name. Returns a list of Found.
         """
         group, sources = [], []
         for p_token_ids, q_token_ids in encoded:
@@ -304,39 +376,39 @@ class ReadingComprehension:
             sources.append([[*passage, *q_token_ids] for passage in beams.passages])
         # 1. what each passage predicts, {number of a question: float32 [passages, beams, vocab]}
         # 2. one whose most probable token is [SEP] has no answer and leaves for good
-        staying, probas, cache = self.unilm.read(sources, self.has_answer)
-        for beams, stays in zip(group, staying):
-            beams.begin(stays)
+        told, probas, cache = self.unilm.read(sources, self.has_answer)
+        for beams, (stays, no_answer) in zip(group, told):
+            beams.begin(stays, no_answer)
         while probas:
             for i, predicted in probas.items():
                 beams = group[i]
                 # 3. in extractive mode only what goes on in a passage is allowed
                 allowed = beams.allowed(predicted.shape[-1]) if self.extractive else 1.0
                 # 4. the passages vote
-                votes = vote(predicted, beams.counts) * allowed  # [beams, vocab]
+                biased = predicted if beams.output_ids[0] else self.biased(predicted)
+                votes = vote(biased, beams.counts) * allowed  # [beams, vocab]
                 # 5. the best topk of beams x vocabulary go on
                 best = best_of(votes, beams.scores, beams.width)
                 # 6. the best one is the answer once it ends in [SEP]; others that end are dropped
-                beams.extend(*best, self.constants.max_a_len)
+                given = given_to(predicted, *best[1:])
+                beams.extend(*best, given, self.constants.max_a_len)
             # 1. again, after what each beam has written
             unfinished = {i: group[i] for i in probas if group[i].unfinished}
             probas, cache = self.unilm.write(cache, unfinished)
-        return group
+        return [Found(beams.passages, beams.no_answer, beams.candidates) for beams in group]
 
     def has_answer(self, probas):
-        """Return which passages have an answer, bool [passages], of float32 [passages, vocab]."""
-        return tf.argmax(probas, -1) != self.end_id
+        """Return which passages have an answer, bool, and p_i([SEP]), float32, each [passages].
 
-    def locate(self, passages, p_token_ids, beams):
-        """Return the Answer as it stands in the first passage that voted and holds it."""
-        for i, passage in enumerate(passages):
-            if tuple(p_token_ids[i]) in beams.passages:
-                unified = unify_separators(passage)
-                span = spans.find_span(self.tokenizer, unified, p_token_ids[i], beams.answer)
-                if span:
-                    return Answer(passage[slice(*span)], i, *span, beams.answer, beams.score)
-        text = self.tokenizer.decode(beams.answer)
-        return Answer(text, None, None, None, beams.answer, beams.score)
+        probas: of the first token, float32 [passages, vocab].
+        """
+        return tf.argmax(self.biased(probas), -1) != self.end_id, probas[:, self.end_id]
+
+    def biased(self, probas):
+        """Return probabilities of the first token, that of [SEP] times e^no_answer_bias."""
+        factors = np.ones(probas.shape[-1], np.float32)
+        factors[self.end_id] = np.exp(self.constants.no_answer_bias)
+        return probas * factors
 
 
 # --------------------------------------------------------------------------------------- evaluator
@@ -488,10 +560,15 @@ def train_alone(constants, files, strategy):
 
 
 def score_validation(reader, valid_data, references, worker=0, workers=1):
-    """Answer the validation questions into predictions.tsv; print the score as one JSON line."""
+    """Answer the validation questions into predictions.tsv; print the score as one JSON line.
+
+    Beside it stands the share of questions whose answer is not empty.
+    """
     path = os.path.join(reader.constants.output_dir, 'predictions.tsv')
     if predict_to_file(reader, valid_data, path, references, worker, workers):
-        print(json.dumps(evaluate(path, references)))
+        lines = read_text(path).splitlines()
+        answered = sum(not line.endswith('\t') for line in lines) / max(len(lines), 1)
+        print(json.dumps({**evaluate(path, references), 'Answered': answered}))
 
 
 def load_trained(constants, files):

@@ -94,24 +94,25 @@ class UniLM:
 
     # ------------------------------------------------------------------------------------- reading
 
-    def read(self, sources, stays):
+    def read(self, sources, judge):
         """Read the sources of several questions, sorted by length, some at a time.
 
-        sources: for each question a list of sources, lists of token ids; stays: a function of the
+        sources: for each question a list of sources, lists of token ids; judge: a function of the
         probabilities of the first token, float32 [rows, vocab], that tells which are remembered,
-        bool [rows]. Returns for each question which of its sources are remembered, bool; {question:
-        the probabilities, float32 [remembered, 1, vocab]} where any are; and a Cache of them.
+        bool [rows], and a number of each, float32 [rows]. Returns for each question what it told,
+        of its sources; {question: the probabilities, float32 [remembered, 1, vocab]} where any are;
+        and a Cache of them.
         """
         every = [source for of_question in sources for source in of_question]
         counts = [len(of_question) for of_question in sources]
         if not every:
-            return [np.zeros(0, bool)] * len(sources), {}, None
+            return [(np.zeros(0, bool), np.zeros(0, np.float32))] * len(sources), {}, None
         for matrix, copy in self.copies.items():  # as they are now
             copy.assign(tf.cast(matrix.deref(), self.dtype))
         lengths = np.array([len(source) for source in every], np.int32)
         order = np.argsort(lengths, kind='stable')
-        staying, probas, packed = self._read_sorted([every[i] for i in order], stays)
-        rows = order[staying]  # which source each packed one is
+        told, probas, packed = self._read_sorted([every[i] for i in order], judge)
+        rows = order[told[0]]  # which source each packed one is
         starts, back = np.cumsum(lengths[rows]) - lengths[rows], np.argsort(rows)
         rows, starts = rows[back], starts[back]  # in the given order again
         owners, filled, slots = blocks(starts, lengths[rows], self.block)
@@ -124,29 +125,31 @@ class UniLM:
         beams = [(nothing, nothing)] * len(self.layers)
         memory = Memory(lengths[rows], owners, filled, remembered, beams)
         cache = Cache(np.repeat(np.arange(len(sources)), counts)[rows], memory)
-        found = np.zeros(len(every), bool)
-        found[rows] = True
-        by_question = np.split(found, np.cumsum(counts)[:-1])
+        ends = np.cumsum(counts)[:-1]
+        told = zip(*(np.split(each[np.argsort(order)], ends) for each in told), strict=True)
         probas = tf.gather(probas, back)[:, None]  # [rows, 1, vocab]
         widths = dict.fromkeys(cache.of_question.tolist(), 1)
-        return by_question, _share_out(probas, cache, widths), cache
+        return list(told), _share_out(probas, cache, widths), cache
 
-    def _read_sorted(self, sources, stays):
-        """Return which stay, bool, their probabilities and, for each part, keys and values."""
+    def _read_sorted(self, sources, judge):
+        """Return what `judge` told, two arrays, and of those that stay their probabilities and, for
+        each part, keys and values.
+        """
         lengths = np.array([len(source) for source in sources], np.int32)
-        staying, probas, packed, start = [], [], [], 0
+        told, probas, packed, start = [], [], [], 0
         while start < len(sources):
             padded = lengths[start:] * np.arange(1, len(sources) - start + 1)
             stop = start + max(1, np.count_nonzero(padded <= self.tokens_at_once))
             token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
             part_probas, part = self._read_graph(token_ids, lengths[start:stop])
-            part_stays = stays(part_probas).numpy()
+            told.append([each.numpy() for each in judge(part_probas)])
+            part_stays = told[-1][0]
             tokens = np.flatnonzero(np.repeat(part_stays, lengths[start:stop]))
             packed.append([tuple(tf.gather(x, tokens) for x in pair) for pair in part])
             probas.append(tf.boolean_mask(part_probas, part_stays))
-            staying.append(part_stays)
             start = stop
-        return np.concatenate(staying), tf.concat(probas, 0), packed
+        told = [np.concatenate(each) for each in zip(*told, strict=True)]
+        return told, tf.concat(probas, 0), packed
 
     def _read_packed(self, token_ids, lengths):
         # a source of padding and empty ones make shapes that recur, see `run_layers`

@@ -130,8 +130,8 @@ def make_decisive(model, reader, questions):
         threshold = np.quantile(first @ direction, 0.45)
         kernel[:, 0], offsets[0] = volume * direction, -volume * threshold
         dense.set_weights([kernel, offsets])
-        found = reader.beam_search(questions[:: max(1, len(questions) // 10)], 1)
-        length = np.mean([len(beams.answer) for beams in found if beams.passages])
+        found = reader.search(questions[:: max(1, len(questions) // 10)], 1)
+        length = np.mean([len(beams.answer.token_ids) for beams in found if beams.passages])
         say(f'[SEP] after {stop:.3f} of the tokens: answers of {length:.1f}')
         if 3.5 <= length <= 5.5:
             return
@@ -289,7 +289,7 @@ def read_together(reader, questions, topk):
         return sum(len(token_ids) + len(q_token_ids) for token_ids in p_token_ids)
 
     for group in batches.in_groups(questions, size_of, reader.tokens_together):
-        yield from reader.beam_search(group, topk)
+        yield from reader.search(group, topk)
 
 
 def build_reader(precision):
@@ -302,7 +302,9 @@ def ours_reading(options):
     """Return what reads questions as the reader does, and returns the answers."""
     reader = build_reader(options.precision)
     bert.load_best(options.folder, reader.model, '')
-    return lambda part: [beams.answer for beams in read_together(reader, part, options.topk)]
+    return lambda part: [
+        beams.answer.token_ids for beams in read_together(reader, part, options.topk)
+    ]
 
 
 def original_reading(options):

@@ -15,10 +15,11 @@ sequence_padding = bert4keras.snippets.sequence_padding
 class ReferenceDecoder(AutoRegressiveDecoder):
     """Answers from lists of token ids; `score` and `remaining` tell more about the last answer."""
 
-    def __init__(self, model, end_id, max_a_len, mode):
+    def __init__(self, model, end_id, max_a_len, mode, no_answer_bias=0.0):
         super().__init__(start_id=None, end_id=end_id, maxlen=max_a_len)
         self.model = model
         self.mode = mode
+        self.no_answer_bias = no_answer_bias
 
     def forward(self, batch):
         """Return the probabilities at every position, float32 [rows, length, vocab]."""
@@ -48,6 +49,7 @@ class ReferenceDecoder(AutoRegressiveDecoder):
         )  # [passages, beams, vocab]
         # step 2: at first, a passage whose most probable token is [SEP] leaves for good
         if output_ids.shape[1] == 0:
+            probas[:, :, self.end_id] *= np.exp(np.float32(self.no_answer_bias))
             answerable = probas[:, 0].argmax(1) != self.end_id
             self.remaining, probas = self.remaining[answerable], probas[answerable]
             if len(self.remaining) == 0:
@@ -65,8 +67,12 @@ class ReferenceDecoder(AutoRegressiveDecoder):
                     if token not in allowed:
                         probas[:, beam, token] = 0
         # step 4: the vote
-        self.votes = (probas**2).sum(0) / (1 + probas.sum(0))
+        self.votes = self.vote(probas)
         return self.votes
+
+    def vote(self, probas):
+        """Return the votes, float [beams, vocab], of float32 [passages, beams, vocab]."""
+        return (probas**2).sum(0) / (1 + probas.sum(0))
 
     def beam_search(self, inputs, topk, states=None):
         """bert4keras's beam search, with a rule for ties and for tokens without a vote."""
@@ -102,3 +108,30 @@ class ReferenceDecoder(AutoRegressiveDecoder):
             topk = len(output_ids)
         best = output_scores.argmax()
         return output_ids[best]
+
+    def given(self, source, answer):
+        """Return what a source gives to each token of an answer, [SEP] included, list of float."""
+        written = [*answer, self.end_id]
+        token_ids = np.array([source + answer])
+        segment_ids = np.array([[0] * len(source) + [1] * len(answer)])
+        probas = self.forward([token_ids, segment_ids])[0]
+        return [float(probas[len(source) - 1 + k, token]) for k, token in enumerate(written)]
+
+
+class SinglePassageDecoder(ReferenceDecoder):
+    """Lets one passage alone write an answer, by its probabilities."""
+
+    def vote(self, probas):
+        """Return the probabilities of the one passage."""
+        return probas[0]
+
+    def answer_by_vote(self, p_token_ids, q_token_ids, topk):
+        """Return the answer that most passages wrote, each as sure as it was (archives/5409)."""
+        confidences = {}
+        for passage in p_token_ids:
+            answer = self.answer([passage], q_token_ids, topk)
+            if len(self.remaining):
+                given = self.given(passage + q_token_ids, answer)[: self.maxlen]
+                confidences.setdefault(tuple(answer), []).append(np.prod(given))
+        votes = {answer: sum(np.square(c)) / (1 + sum(c)) for answer, c in confidences.items()}
+        return list(max(votes, key=votes.get)) if votes else []

@@ -217,7 +217,7 @@ def test_train_without_checkpoint_says_so_and_eval_agrees(first_training, traine
     assert f"data_dir = '{folder}' instead of 'auto'" in err and 'epochs = 2 instead of 8' in err
     assert 'demo' not in err
     assert 'answers in' in err and 'SogouQA.json' in err  # what it is scored against
-    assert list(last_line(out)) == ['Accuracy', 'F1', 'Final', 'total']
+    assert list(last_line(out)) == ['Accuracy', 'F1', 'Final', 'total', 'Answered']
     assert last_line(out)['total'] == 2
     assert on_small('eval')[:2] == (0, out)
 
@@ -262,7 +262,8 @@ def test_record_without_question_is_reported_and_still_counted(on_small, small):
     status, out, err = on_small('train', '--epochs=1')
     assert status == 0, err
     assert '6 of 6 records' in err and 'record 1 (no question)' in err
-    assert last_line(out) == {'Accuracy': 0.0, 'F1': 0.0, 'Final': 0.0, 'total': 2}
+    scores = dict.fromkeys(['Accuracy', 'F1', 'Final', 'Answered'], 0.0)
+    assert last_line(out) == {**scores, 'total': 2}
     assert err.count('has no question; it gets the empty answer') == 2
 
 
@@ -629,7 +630,11 @@ def test_evaluate_sogou_prints_the_same_score(demo):
     folder, out, _ = demo
     answers = os.path.join(DEMO, 'qid_answer_expand')
     score = run(folder / 'predictions.tsv', '--answers', answers, script=SCORER)
-    assert last_line(score.stdout) == last_line(out)
+    told = last_line(out)
+    lines = (folder / 'predictions.tsv').read_text(encoding='utf-8').splitlines()
+    empty = sum(line.endswith('\t') for line in lines)
+    assert told.pop('Answered') == (400 - empty) / 400 < 1
+    assert last_line(score.stdout) == told
 
 
 def test_output_folder_holds_what_the_readme_says(demo, script):
@@ -658,6 +663,13 @@ def test_three_lines_answer_a_question(demo, script):
     passages = ['李文秀是一名医生。', '据介绍，李文秀师从方𠮷明。']
     answer = reader.answer('李文秀的老师是谁？', passages)
     assert str(answer).startswith("Answer(text='方𠮷明', passage=1, start=9, end=12, token_ids=[")
+    assert 0.5 < answer.score <= 1 and answer.log_score < 0
+    assert [len(vote.probas) for vote in answer.votes] == [0, 4]
+    assert 1 <= len(answer.candidates) <= 2 and answer.candidates[0][:7] == answer[:7]
+    # tokens do not tell rare characters apart, but the passages' votes do
+    passages = ['李文秀的同学是方𪚥明。', '据介绍，李文秀师从方𠮷明。']
+    answer = reader.answer('李文秀的老师是谁？', passages)
+    assert (answer.text, answer.passage) == ('方𠮷明', 1)
     assert reader.constants.topk == 2
 
 

@@ -19,6 +19,7 @@ from conftest import (
 from reference_training import build_train_model
 
 from support import bert, records
+from support.answers import NO_ANSWER, Found
 from support.batches import Batches
 from support.keras2 import bert4keras, tf
 
@@ -274,14 +275,12 @@ def test_question_and_passages_are_cut_when_reading(script, small, monkeypatch):
     def ids(tokens):
         return reader.tokenizer.tokens_to_ids(tokens.split())
 
-    def beam_search(encoded, topk):
+    def search(encoded, topk):
         seen.extend(encoded)
-        group = [script.Beams(p_token_ids, topk, reader.end_id) for p_token_ids, _ in encoded]
-        for beams in group:
-            beams.begin([False] * len(beams.passages))
-        return group
+        no_answer = [dict.fromkeys(map(tuple, p_token_ids), 1.0) for p_token_ids, _ in encoded]
+        return [Found({}, silent, [NO_ANSWER]) for silent in no_answer]
 
-    monkeypatch.setattr(reader, 'beam_search', beam_search)
+    monkeypatch.setattr(reader, 'search', search)
     questions = [('北京上海天津', ['中', '中国中国中国中国']), ('北京上海', ['中国中国中国'])]
     assert [answer.text for answer in reader.answers(questions)] == ['', '']
     long, question = ids('[CLS] 中 国 中 国 中 国 [SEP]'), ids('北 京 上 海 [SEP]')

@@ -10,8 +10,9 @@ from conftest import VOCABULARY, draw, forward_pass_of
 from hypothesis import given, settings
 from hypothesis import seed as with_seed
 from hypothesis import strategies as st
-from reference_decoder import ReferenceDecoder
+from reference_decoder import ReferenceDecoder, SinglePassageDecoder
 
+from support.answers import NO_ANSWER
 from support.keras2 import bert4keras
 from support.unilm import UniLM
 
@@ -32,15 +33,16 @@ class FixedUniLM:
                     result[i, j, token] = probability
         return result
 
-    def read(self, sources, stays):
-        staying, probas, cache = [], {}, {}
+    def read(self, sources, judge):
+        told, probas, cache = [], {}, {}
         for question, of_question in enumerate(sources):
             predicted = self.predict(of_question, [()])
-            staying.append(np.array(stays(predicted[:, 0]), bool))
-            if staying[-1].any():
-                probas[question] = predicted[staying[-1]]
-                cache[question] = [of_question[i] for i in np.flatnonzero(staying[-1])]
-        return staying, probas, cache
+            told.append([np.array(each) for each in judge(predicted[:, 0])])
+            stays = told[-1][0]
+            if stays.any():
+                probas[question] = predicted[stays]
+                cache[question] = [of_question[i] for i in np.flatnonzero(stays)]
+        return told, probas, cache
 
     def write(self, cache, beams):
         written = {i: self.predict(cache[i], some.output_ids) for i, some in beams.items()}
@@ -68,7 +70,7 @@ def reading(script, small_bert, traced):
 
 
 def search(reader, p_token_ids, q_token_ids, topk):
-    [found] = reader.beam_search([(p_token_ids, q_token_ids)], topk)
+    [found] = reader.search([(p_token_ids, q_token_ids)], topk)
     return found
 
 
@@ -109,10 +111,12 @@ def test_passage_given_three_times_votes_three_times(script, reading):
 
     three, one = [CLS, 10, END], [CLS, 11, END]
     reader = reading(probabilities, max_a_len=1)
-    found, other = reader.beam_search([([three, one, three, three], [5]), ([one], [5])], 1)
-    assert found.answer == [10] and found.passages == {tuple(three): 3, tuple(one): 1}
-    assert found.score == pytest.approx(math.log(3 * 0.6**2 / (1 + 3 * 0.6)))
-    assert other.answer == [11] and other.score == pytest.approx(math.log(0.7**2 / 1.7))
+    found, other = reader.search([([three, one, three, three], [5]), ([one], [5])], 1)
+    assert found.answer.token_ids == [10] and found.passages == {tuple(three): 3, tuple(one): 1}
+    assert found.answer.log_score == pytest.approx(math.log(3 * 0.6**2 / (1 + 3 * 0.6)))
+    assert other.answer.token_ids == [11] and other.answer.log_score == pytest.approx(
+        math.log(0.7**2 / 1.7)
+    )
     assert read == [(*three, 5), (*one, 5), (*one, 5)]
 
 
@@ -126,15 +130,15 @@ def test_passage_whose_first_token_is_sep_leaves_for_good(reading):
         return {END: 0.6, 10: 0.4} if not beam else {END: 0.9}
 
     found = search(reading(probabilities), [answering, silent], [END], 1)
-    assert found.answer == [10, 11] and found.passages == {tuple(answering): 1}
+    assert found.answer.token_ids == [10, 11] and found.passages == {tuple(answering): 1}
     votes = 0.9**2 / 1.9, 0.3**2 / 1.3, 0.2**2 / 1.2
-    assert found.score == pytest.approx(sum(map(math.log, votes)))
+    assert found.answer.log_score == pytest.approx(sum(map(math.log, votes)))
 
 
 def test_all_passages_leave_the_answer_is_empty(reading):
     reader = reading(lambda source, beam: {END: 1.0})
     found = search(reader, [[CLS, 10, END]], [END], 3)
-    assert (found.answer, found.score, found.passages) == ([], 0.0, {})
+    assert (found.answer, found.passages) == (NO_ANSWER, {})
     answer = reader.answer('中', ['国'])
     assert answer.text == '' and answer.passage is None
 
@@ -143,10 +147,13 @@ def test_all_passages_leave_the_answer_is_empty(reading):
 def test_question_without_passages_has_the_empty_answer(reading, fixed):
     """Alone or beside one that has some."""
     reader = reading((lambda source, beam: {10: 1.0}) if fixed else None)
-    assert search(reader, [], [5, END], 2).answer == [] and reader.answer('中', []).text == ''
-    none, some = reader.beam_search([([], [5, END]), ([[CLS, 10, END]], [5, END])], 2)
-    assert (none.answer, none.score, none.passages) == ([], 0.0, {})
-    assert some.answer == search(reader, [[CLS, 10, END]], [5, END], 2).answer
+    assert (
+        search(reader, [], [5, END], 2).answer.token_ids == []
+        and reader.answer('中', []).text == ''
+    )
+    none, some = reader.search([([], [5, END]), ([[CLS, 10, END]], [5, END])], 2)
+    assert (none.answer, none.passages) == (NO_ANSWER, {})
+    assert some.answer.token_ids == search(reader, [[CLS, 10, END]], [5, END], 2).answer.token_ids
 
 
 def test_questions_read_together_answer_as_each_alone(reading):
@@ -165,12 +172,17 @@ def test_questions_read_together_answer_as_each_alone(reading):
             questions.append((passages + passages[: rng.integers(0, 3)], question))
         questions.append(questions[0])
         reader, topk = readers[rng.integers(2)], int(rng.integers(1, 6))
-        together = reader.beam_search(questions, topk)
+        together = reader.search(questions, topk)
         for question, found in zip(questions, together, strict=True):
-            [alone] = reader.beam_search([question], topk)
-            assert (found.answer, found.passages) == (alone.answer, alone.passages)
-            assert found.score == pytest.approx(alone.score, abs=1e-5, rel=1e-6)
-            seen['no passage' if not question[0] else len(found.answer)] += 1
+            [alone] = reader.search([question], topk)
+            assert found.answer.token_ids == alone.answer.token_ids
+            assert found.passages == alone.passages
+            for score in 'score', 'log_score':
+                expected = getattr(alone.answer, score)
+                if expected is not None:
+                    expected = pytest.approx(expected, abs=1e-5, rel=1e-5)
+                assert getattr(found.answer, score) == expected
+            seen['no passage' if not question[0] else len(found.answer.token_ids)] += 1
     assert seen['no passage'] and seen[0] and seen[1] and seen[6]
 
 
@@ -194,24 +206,24 @@ def test_answers_come_in_the_order_of_the_questions(reading):
 def test_extractive_answer_is_a_run_of_passage_tokens(script):
     """After 10 comes 11 in one passage, 13 in another; 12 follows 11 only; 14 left with its own."""
     beams = script.Beams([[CLS, 10, 11, 12, END], [CLS, 10, 14, END], [CLS, 10, 13, END]], 1, END)
-    beams.begin([True, False, True])
+    beams.begin([True, False, True], [0.0, 1.0, 0.0])
     assert np.flatnonzero(beams.allowed(20)[0]).tolist() == [END, 10, 11, 12, 13]
-    beams.extend([-1.0], [0], [10], 6)
+    beams.extend([-1.0], [0], [10], np.ones([2, 1]), 6)
     assert np.flatnonzero(beams.allowed(20)[0]).tolist() == [END, 11, 13]
-    beams.extend([-1.0], [0], [11], 6)
+    beams.extend([-1.0], [0], [11], np.ones([2, 1]), 6)
     assert np.flatnonzero(beams.allowed(20)[0]).tolist() == [END, 12]
-    beams.extend([-1.0], [0], [12], 6)  # what follows is of the next passage
+    beams.extend([-1.0], [0], [12], np.ones([2, 1]), 6)  # what follows is of the next passage
     assert np.flatnonzero(beams.allowed(20)[0]).tolist() == [END]
 
 
 def test_each_beam_goes_on_in_its_own_places(script):
     """Also where two beams extend the same one, and where the order of beams changes."""
     beams = script.Beams([[CLS, 10, 11, 12, 10, 13, END]], 2, END)
-    beams.begin([True])
-    beams.extend([-1.0, -2.0], [0, 0], [11, 10], 6)
+    beams.begin([True], [0.0])
+    beams.extend([-1.0, -2.0], [0, 0], [11, 10], np.ones([1, 2]), 6)
     allowed = beams.allowed(20)
     assert [np.flatnonzero(row).tolist() for row in allowed] == [[END, 12], [END, 11, 13]]
-    beams.extend([-1.0, -2.0], [1, 1], [13, 11], 6)
+    beams.extend([-1.0, -2.0], [1, 1], [13, 11], np.ones([1, 2]), 6)
     allowed = beams.allowed(20)
     assert [np.flatnonzero(row).tolist() for row in allowed] == [[END], [END, 12]]
     assert beams.output_ids == [[10, 13], [10, 11]] and beams.parents == [1, 1]
@@ -224,18 +236,18 @@ def test_extractive_rule_comes_before_the_choice(reading):
         return {(): {10: 0.9}, (10,): {13: 0.9, 11: 0.2}}.get(beam, {13: 0.9, END: 0.1})
 
     passage = [CLS, 13, 10, 11, END]
-    assert search(reading(probabilities), [passage], [END], 1).answer == [10, 11]
+    assert search(reading(probabilities), [passage], [END], 1).answer.token_ids == [10, 11]
     found = search(reading(probabilities, mode='generative'), [passage], [END], 1)
-    assert found.answer == [10, 13, 13, 13, 13, 13]
+    assert found.answer.token_ids == [10, 13, 13, 13, 13, 13]
 
 
 def test_question_tokens_do_not_count_as_passage(reading):
     def probabilities(source, beam):
         return {20: 0.9, 10: 0.05} if not beam else {END: 1.0}
 
-    assert search(reading(probabilities), [[CLS, 10, END]], [20, END], 1).answer == [10]
+    assert search(reading(probabilities), [[CLS, 10, END]], [20, END], 1).answer.token_ids == [10]
     reader = reading(probabilities, mode='generative')
-    assert search(reader, [[CLS, 10, END]], [20, END], 1).answer == [20]
+    assert search(reader, [[CLS, 10, END]], [20, END], 1).answer.token_ids == [20]
 
 
 def test_ties_go_to_the_earlier_beam_then_the_lower_token(script):
@@ -274,7 +286,7 @@ def test_finished_beam_that_is_not_best_is_dropped_and_the_width_shrinks(reading
         }[beam]  # another beam, (10, END) or (11, 12, 13), is a KeyError
 
     found = search(reading(probabilities), [[CLS, 11, 12, 13, 11, 12, 10, END]], [END], 2)
-    assert found.answer == [11, 12, 10]
+    assert found.answer.token_ids == [11, 12, 10]
 
 
 def test_best_beam_that_ends_is_the_answer_at_once(reading):
@@ -284,17 +296,101 @@ def test_best_beam_that_ends_is_the_answer_at_once(reading):
         return {(): {10: 0.6, 11: 0.5}, (10,): {END: 0.9}, (11,): {12: 0.8}}[beam]
 
     found = search(reading(probabilities), [[CLS, 10, 11, 12, END]], [END], 2)
-    assert found.answer == [10] and not found.unfinished
-    assert found.score == pytest.approx(math.log(0.6**2 / 1.6) + math.log(0.9**2 / 1.9))
+    assert found.answer.token_ids == [10]
+    assert found.answer.log_score == pytest.approx(math.log(0.6**2 / 1.6) + math.log(0.9**2 / 1.9))
 
 
 def test_answer_stops_at_max_a_len(reading):
     """The best beam is the answer then, though it does not end."""
     reader = reading(lambda source, beam: {10: 1.0}, max_a_len=2)
-    assert search(reader, [[CLS, 10, 10, 10, 10, END]], [END], 1).answer == [10, 10]
+    assert search(reader, [[CLS, 10, 10, 10, 10, END]], [END], 1).answer.token_ids == [10, 10]
     reader = reading(lambda source, beam: {10: 0.4, 11: 0.3}, max_a_len=2)
     found = search(reader, [[CLS, 10, 11, 10, 10, END]], [END], 3)
-    assert found.answer == [10, 10] and found.score == pytest.approx(2 * math.log(0.4**2 / 1.4))
+    assert found.answer.token_ids == [10, 10] and found.answer.log_score == pytest.approx(
+        2 * math.log(0.4**2 / 1.4)
+    )
+
+
+def test_candidates_are_the_answer_then_what_was_dropped(reading):
+    """Two were dropped before the answer came; nothing is written for their sake."""
+
+    def probabilities(source, beam):
+        return {
+            (): {10: 0.45, 11: 0.4, 12: 0.5},
+            (10,): {END: 0.9},
+            (11,): {END: 0.8},
+            (12,): {13: 0.95, END: 0.05},
+            (12, 13): {END: 0.9, 10: 0.5},
+        }[beam]
+
+    def log_vote(*probas):
+        return sum(math.log(p**2 / (1 + p)) for p in probas)
+
+    passage = [CLS, 12, 13, 10, 11, END]
+    candidates = search(reading(probabilities), [passage], [END], 3).candidates
+    assert [(x.token_ids, x.finished) for x in candidates] == [
+        ([12, 13], True), ([10], True), ([11], True),
+    ]  # fmt: skip
+    given = (0.5, 0.95, 0.9), (0.45, 0.9), (0.4, 0.8)
+    for beam, probas in zip(candidates, given, strict=True):
+        assert beam.log_score == pytest.approx(log_vote(*probas))
+        assert beam.score == pytest.approx(np.prod(probas) ** (1 / len(probas)))
+        np.testing.assert_allclose(np.concatenate(beam.probas), probas, rtol=1e-6)
+    assert len(search(reading(probabilities), [passage], [END], 1).candidates) == 1
+
+
+def test_unfinished_answer_is_a_candidate_that_is_not_finished(reading):
+    reader = reading(lambda source, beam: {10: 0.6, 11: 0.4}, max_a_len=2)
+    found = search(reader, [[CLS, 10, 11, 10, 10, END]], [END], 2)
+    kept = [(beam.token_ids, beam.finished) for beam in found.candidates]
+    assert kept == [([10, 10], False), ([10, 11], False)]
+
+
+def test_bias_makes_passages_leave_or_stay_and_the_vote_follow(reading):
+    """It counts at the first step alone, there in the vote too; what is told is without it."""
+
+    def probabilities(source, beam):
+        if beam:
+            return {END: 0.4, 11: 0.5}
+        return {END: 0.3, 10: 0.5} if source[1] == 10 else {END: 0.6, 10: 0.2}
+
+    sure, silent = [CLS, 10, 11, END], [CLS, 12, 10, END]
+    log_votes = {}
+    for bias in -2.0, 0.0, 2.0:
+        reader = reading(probabilities, no_answer_bias=bias, max_a_len=2)
+        found = search(reader, [sure, silent], [END], 2)
+        log_votes[bias] = [len(found.passages), found.answer.token_ids]
+        assert list(found.no_answer.values()) == pytest.approx([0.3, 0.6])
+    assert log_votes == {-2.0: [2, [10, 11]], 0.0: [1, [10, 11]], 2.0: [0, []]}
+    # it stays, as another token is more probable still; yet the vote ends the answer at once
+    reader = reading(lambda source, beam: {END: 0.3, 10: 0.5, 11: 0.1}, no_answer_bias=0.5)
+    found = search(reader, [sure], [END], 3)
+    biased = 0.3 * math.exp(0.5)
+    ended = [beam for beam in found.candidates if not beam.token_ids]
+    assert ended[0].log_score == pytest.approx(math.log(biased**2 / (1 + biased)), rel=1e-6)
+    assert ended[0].score == pytest.approx(0.3)
+
+
+def test_whole_answers_are_voted_on_by_hand(reading):
+    """Two that agree and waver against one that is sure; one given twice counts twice."""
+    written = {10: (0.6, 0.5), 11: (0.6, 0.5), 12: (0.9, 0.5)}
+
+    def probabilities(source, beam):
+        of_passage = written[source[1]]
+        token = 20 if source[1] < 12 else 21
+        return {token: of_passage[0]} if not beam else {END: of_passage[1], 22: 0.1}
+
+    one, two, three = ([CLS, i, 20, 21, END] for i in (10, 11, 12))
+    reader = reading(probabilities, vote='answer')
+    for passages, expected in ([one, two, three], [21]), ([one, two, one, three], [20]):
+        found = search(reader, passages, [END], 2)
+        confidences = {20: [0.3] * (len(passages) - 1), 21: [0.45]}
+        votes = {i: sum(c * c for c in some) / (1 + sum(some)) for i, some in confidences.items()}
+        assert found.answer.token_ids == expected == [max(votes, key=votes.get)]
+        assert found.answer.log_score == pytest.approx(math.log(votes[expected[0]]), rel=1e-6)
+        assert len(found.candidates) == 2 and len(found.passages) == 3
+    assert search(reader, [one, two], [END], 1).answer.token_ids == [20]
+    assert search(reader, [], [END], 1).answer == NO_ANSWER
 
 
 # ----------------------------------------------------------------------------------- text and place
@@ -332,13 +428,15 @@ def test_answer_is_given_as_it_stands_in_the_passage(script, small_bert, reading
     fragment = tokenizer.encode(unified)[0][1:-1]
     assert fragment[before : before + len(written)] == written
     reader = reading(writing(tokenizer, unified, written), max_a_len=32)
-    *result, score = reader.answer('谁', ['天津', passage])
-    assert result == [answer, 1, start, start + len(answer), written]
-    assert score == pytest.approx((len(written) + 1) * math.log(1 / 2))
+    result = reader.answer('谁', ['天津', passage])
+    assert result[:5] == (answer, 1, start, start + len(answer), written)
+    assert result.score == 1
+    assert result.log_score == pytest.approx((len(written) + 1) * math.log(1 / 2))
+    assert [vote.took_part for vote in result.votes] == [False, True]
 
 
-def test_place_is_in_the_first_passage_that_voted(small_bert, reading):
-    """One that has left may hold the answer too, and so may a later one that voted."""
+def test_place_is_in_a_passage_that_voted(small_bert, reading):
+    """One that has left may hold the answer too; of those that are as sure the first has it."""
     _, tokenizer = small_bert
     written = tokenizer.encode('北京')[0][1:-1]
     reader = reading(writing(tokenizer, '人口在', written))
@@ -405,15 +503,18 @@ question_sets = st.tuples(
 )
 
 
-class CompiledReference(ReferenceDecoder):
-    """The reference decoder; its forward pass is compiled, or 2,000 cases would take an hour."""
+class CompiledReference(SinglePassageDecoder):
+    """The reference decoders; the forward pass is compiled, or 2,000 cases would take an hour."""
 
     def __init__(self, model, max_a_len, mode):
         super().__init__(model, END, max_a_len, mode)
-        self.compiled = forward_pass_of(model)
+        self.compiled, self.alone = forward_pass_of(model), False
 
     def forward(self, batch):
         return self.compiled(*batch)
+
+    def vote(self, probas):
+        return super().vote(probas) if self.alone else ReferenceDecoder.vote(self, probas)
 
 
 class Comparison:
@@ -422,30 +523,59 @@ class Comparison:
     def __init__(self, script, model, tokenizer):
         self.model, self.seen = model, collections.Counter()
         self.readers, self.reference = {}, CompiledReference(model, 6, 'extractive')
+        variants = {'post': {}, 'bias': {'no_answer_bias': 0.7}, 'answers': {'vote': 'answer'}}
+        unilm = None
         for mode in 'extractive', 'generative':
-            self.constants = script.Constants(max_a_len=6, mode=mode)
-            self.readers[mode] = script.ReadingComprehension(model, tokenizer, self.constants)
-        self.readers['generative'].unilm = self.readers['extractive'].unilm  # traced but once
+            for name, changed in variants.items():
+                self.constants = script.Constants(max_a_len=6, mode=mode, **changed)
+                reader = script.ReadingComprehension(model, tokenizer, self.constants)
+                unilm = reader.unilm = unilm or reader.unilm  # traced but once
+                self.readers[mode, name] = reader
         size = self.constants.max_p_len - 2
         self.longest = np.random.default_rng(0).integers(4, 30, size).tolist()
 
     def compare(self, case):
         """Compare the answers to a set of questions, drawn from `question_sets`."""
         seed, mode, topk, drawn = case
+        variant = ('post', 'post', 'bias', 'answers')[(seed + topk) % 4]
+        reader = self.readers[mode, variant]
         draw(self.model, seed)
         self.reference.mode, questions = mode, []
+        self.reference.no_answer_bias = reader.constants.no_answer_bias
         for passages, question in drawn:
             passages = [*passages, self.longest] if seed == 7 else passages
             questions.append(([[CLS, *passage, END] for passage in passages], [*question, END]))
-        together = self.readers[mode].beam_search(questions, topk)
+        together = reader.search(questions, topk)
         for question, found in zip(questions, together, strict=True):
-            assert found.answer == self.reference.answer(*question, topk)
-            remaining = [tuple(question[0][i]) for i in self.reference.remaining]
-            assert found.passages == collections.Counter(remaining)
-            # of float32, over several tokens
-            assert found.score == pytest.approx(self.reference.score, abs=1e-5, rel=3e-6)
-            self.count(question[0], found, len(remaining))
+            if variant == 'answers':
+                self.compare_vote_on_answers(question, found, topk)
+            else:
+                self.compare_tokens(question, found, topk)
             self.seen[mode, topk] += 1
+            self.seen[variant] += 1
+
+    def compare_tokens(self, question, found, topk):
+        """Compare the answer, who took part, and what a passage gave to the answer."""
+        p_token_ids, q_token_ids = question
+        assert found.answer.token_ids == self.reference.answer(*question, topk)
+        remaining = [tuple(p_token_ids[i]) for i in self.reference.remaining]
+        assert found.passages == collections.Counter(remaining)
+        self.count(p_token_ids, found, len(remaining))
+        if not remaining:
+            assert found.answer == NO_ANSWER
+            return
+        # of float32, over several tokens
+        assert found.answer.log_score == pytest.approx(self.reference.score, abs=1e-5, rel=3e-6)
+        answer, last = found.answer, [*found.passages][-1]
+        given = self.reference.given([*last, *q_token_ids], answer.token_ids)
+        given = given[: len(answer.probas)]
+        assert [x[-1] for x in answer.probas] == pytest.approx(given, abs=1e-6, rel=1e-4)
+
+    def compare_vote_on_answers(self, question, found, topk):
+        """Compare the answer that wins."""
+        self.reference.alone = True
+        assert found.answer.token_ids == self.reference.answer_by_vote(*question, topk)
+        self.reference.alone = False
 
     def count(self, p_token_ids, found, remaining):
         """Count what may go wrong by itself."""
@@ -456,13 +586,14 @@ class Comparison:
         seen['longest passages'] += self.constants.max_p_len in lengths
         seen['all leave'] += not remaining
         seen['some leave'] += 0 < remaining < len(p_token_ids)
-        seen['several tokens'] += len(found.answer) > 1
-        seen['longest answer'] += len(found.answer) == self.constants.max_a_len
+        seen['several tokens'] += len(found.answer.token_ids) > 1
+        seen['longest answer'] += len(found.answer.token_ids) == self.constants.max_a_len
 
     def check(self, least):
         """Check that each kind has been seen so often, and every mode with every width."""
         print(dict(self.seen))
-        assert all(self.seen[mode, topk] for mode in self.readers for topk in (1, 2, 3, 4, 5))
+        modes = 'extractive', 'generative'
+        assert all(self.seen[mode, topk] for mode in modes for topk in (1, 2, 3, 4, 5))
         assert all(count >= least for kind, count in self.seen.items() if isinstance(kind, str))
 
 
@@ -539,7 +670,7 @@ def test_memory_stays_flat(script, small_bert, monkeypatch):
             passages = [[CLS, *rng.integers(4, 31, length).tolist(), END] for length in lengths]
             questions.append((passages, [*rng.integers(4, 31, rng.integers(1, 9)).tolist(), END]))
         for start in range(0, 100, 5):
-            reader.beam_search(questions[start : start + 5], 1 + start % 3)
+            reader.search(questions[start : start + 5], 1 + start % 3)
             assert len(traced) == 2  # reading once, writing once
         sizes.append(resident_memory())
     print(f'memory after each hundred questions, MB: {[round(size) for size in sizes]}')

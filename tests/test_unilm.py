@@ -17,7 +17,7 @@ CLOSE = {'rtol': 1e-4, 'atol': 1e-6}
 
 
 def everything(probas):
-    return tf.ones(tf.shape(probas)[0], tf.bool)
+    return tf.ones(tf.shape(probas)[0], tf.bool), probas[:, END]
 
 
 def random_source(rng, length):
@@ -67,15 +67,16 @@ def test_read_predicts_what_the_full_forward_pass_does(bert):
     rng = np.random.default_rng(0)
     lengths = [[40], [], [300, 2, 31, 32, 33, 300, 64, 65, 2], [7, 6, 5]]
     sources = [[random_source(rng, n) for n in of_question] for of_question in lengths]
-    staying, probas, _ = unilm.read(sources, everything)
-    assert [of_question.tolist() for of_question in staying] == [[True], [], [True] * 9, [True] * 3]
+    told, probas, _ = unilm.read(sources, everything)
+    assert [stays.tolist() for stays, _ in told] == [[True], [], [True] * 9, [True] * 3]
     assert probas.keys() == {0, 2, 3}
     for question, predicted in probas.items():
         np.testing.assert_allclose(predicted, full.predict(sources[question]), **CLOSE)
+        np.testing.assert_array_equal(told[question][1], predicted[:, 0, END])
 
 
 def test_only_sources_that_stay_are_remembered(bert, monkeypatch):
-    """What `stays` is given are the probabilities of the first token; a question may have none."""
+    """What `judge` is given are the probabilities of the first token; a question may have none."""
     _, unilm, full = bert
     rng, seen = np.random.default_rng(1), []
     several = [random_source(rng, n) for n in rng.integers(2, 90, 40)]
@@ -83,19 +84,20 @@ def test_only_sources_that_stay_are_remembered(bert, monkeypatch):
     median, order = np.median(expected[:, 5]), np.argsort(expected[:, 5])
     questions = [[*range(9)], order[:4].tolist(), [*range(9, 40)]]  # the second keeps none
 
-    def stays(probas):
+    def judge(probas):
         seen.append(probas.shape)
-        return probas[:, 5] > median
+        return probas[:, 5] > median, probas[:, 5]
 
     monkeypatch.setattr(UniLM, 'tokens_at_once', 300)  # so that there are several parts
-    staying, probas, cache = unilm.read([[several[i] for i in q] for q in questions], stays)
+    told, probas, cache = unilm.read([[several[i] for i in q] for q in questions], judge)
     assert len(seen) > 3 and all(shape[1:] == expected.shape[1:] for shape in seen)
-    for question, of_question in zip(questions, staying, strict=True):
-        assert of_question.tolist() == (expected[question, 5] > median).tolist()
+    for question, (stays, number) in zip(questions, told, strict=True):
+        assert stays.tolist() == (expected[question, 5] > median).tolist()
+        np.testing.assert_allclose(number, expected[question, 5], **CLOSE)
     assert probas.keys() == {0, 2}
     written, _ = unilm.write(cache, {i: beams_of([[9]]) for i in probas})
     for i, predicted in written.items():
-        kept = np.array(questions[i])[staying[i]]
+        kept = np.array(questions[i])[told[i][0]]
         np.testing.assert_allclose(probas[i][:, 0], expected[kept], **CLOSE)
         after = full.predict([several[source] for source in kept], [[9]])
         np.testing.assert_allclose(predicted, after, **CLOSE)
@@ -104,16 +106,16 @@ def test_only_sources_that_stay_are_remembered(bert, monkeypatch):
 @pytest.mark.parametrize('sources', [[], [[]], [[], []]])
 def test_nothing_to_read(bert, sources):
     _, unilm, _ = bert
-    staying, probas, cache = unilm.read(sources, everything)
-    assert [len(of_question) for of_question in staying] == [0] * len(sources)
+    told, probas, cache = unilm.read(sources, everything)
+    assert [[len(each) for each in of_question] for of_question in told] == [[0, 0]] * len(sources)
     assert probas == {} and unilm.write(cache, {})[0] == {}
 
 
 def test_nothing_stays(bert):
     _, unilm, _ = bert
-    leaving = lambda probas: tf.zeros(tf.shape(probas)[0], tf.bool)  # noqa: E731
-    staying, probas, cache = unilm.read([[[CLS, 5, END]], [], [[CLS, END]] * 2], leaving)
-    assert [of_question.tolist() for of_question in staying] == [[False], [], [False, False]]
+    leaving = lambda probas: (probas[:, 0] < 0, probas[:, 0])  # noqa: E731
+    told, probas, cache = unilm.read([[[CLS, 5, END]], [], [[CLS, END]] * 2], leaving)
+    assert [stays.tolist() for stays, _ in told] == [[False], [], [False, False]]
     assert probas == {} and unilm.write(cache, {})[0] == {}
 
 
