@@ -3,6 +3,9 @@
     python task_reading_comprehension_by_seq2seq.py train     # the demo: a minute, Final 0.97
     python task_reading_comprehension_by_seq2seq.py eval      # score validation once more
     python task_reading_comprehension_by_seq2seq.py predict questions.json    # `id<TAB>answer`
+    python task_reading_comprehension_by_seq2seq.py predict -    # JSON records as they come
+    python task_reading_comprehension_by_seq2seq.py predict --question=... --passage=...
+    python task_reading_comprehension_by_seq2seq.py export model    # for TensorFlow Serving
 
 BERT-wwm under a UniLM mask reads `[CLS] passage [SEP] question [SEP]` and writes `answer [SEP]`.
 Method: Su Jianlin, https://kexue.fm/archives/7115 (2019). With BERT-wwm he reports on his
@@ -24,7 +27,7 @@ from typing import Literal
 
 from evaluate_sogou import Tally, UserError, evaluate, exit_status, log, read_text
 from support import settings
-from support.settings import MayDiffer, Path, Positive, Whole
+from support.settings import MayDiffer, Path, Positive, Trained, Whole
 
 
 @settings.constants
@@ -32,6 +35,7 @@ class Constants:
     """Edit a value and rerun, or give it once as --name=value; the type says what is allowed."""
 
     # MayDiffer: an interrupted run may be continued with another value
+    # Trained: unless another is given, the one of `train`, kept in `output_dir`, holds for reading
     # files; 'auto' means data/, or data/demo/ as long as data/ holds none of the real files
     data_dir: MayDiffer[Path] = 'auto'  # of WebQA.json, SogouQA.json, perhaps qid_answer_expand
     config_path: MayDiffer[Path] = 'auto'  # BERT's configuration; 'auto': bert_config.json there
@@ -39,9 +43,9 @@ class Constants:
     dict_path: MayDiffer[Path] = 'auto'  # BERT's vocabulary; 'auto': vocab.txt there
     output_dir: MayDiffer[Path] = 'output'  # everything that is written goes into this folder
     # lengths, in tokens
-    max_p_len: Whole[3] = 256  # passage, its [CLS] and [SEP] included
-    max_q_len: Whole[2] = 64  # question, its [SEP] included
-    max_a_len: Whole[1] = 32  # answer, its [SEP] included; in training both share the sum
+    max_p_len: Trained[Whole[3]] = 256  # passage, its [CLS] and [SEP] included
+    max_q_len: Trained[Whole[2]] = 64  # question, its [SEP] included
+    max_a_len: Trained[Whole[1]] = 32  # answer, its [SEP] included; training shares the sum
     # training
     batch_size: Whole[1] = 32  # pairs per update; lower it when memory runs out
     epochs: MayDiffer[Whole[1]] = 8  # of each question one passage is drawn in an epoch
@@ -54,11 +58,12 @@ class Constants:
     backup_minutes: MayDiffer[Positive] = 10.0  # at most so much work is lost when interrupted
     seed: Whole[0] = 42  # of the split, the draws, dropout and random weights
     # reading
-    mode: Literal['extractive', 'generative'] = 'extractive'  # a piece of a passage; any text
+    mode: Trained[Literal['extractive', 'generative']] = 'extractive'  # pieces; any text
     topk: Whole[1] = 1  # beam width
     no_answer_bias: float = 0.0  # e^bias times the probability that a passage has no answer
     vote: Literal['token', 'answer'] = 'token'  # on each token; on the answers of single passages
     precision: Literal['float32', 'bfloat16'] = 'float32'  # exact; faster where hardware has it
+    report: MayDiffer[Whole[0]] = 1000  # questions shown in report.html; 0: none
 
 
 if __name__ == '__main__':
@@ -66,14 +71,13 @@ if __name__ == '__main__':
     settings.read_early(Constants, __doc__)
 
 import numpy as np
-from tqdm import tqdm
 
-from support import bert, records
-from support.answers import NO_ANSWER, Found, Written, describe, score_of
+from support import bert, records, report, serving, terminal
+from support.answers import NO_ANSWER, Found, Written, as_record, describe, score_of
 from support.batches import Batches, in_groups
-from support.files import alone, first_line, write_durably
+from support.files import alone, first_line, make_folder, write_durably
 from support.keras2 import bert4keras, keras, tf
-from support.predictions import Part, fingerprint_of
+from support.predictions import Part, answer_part, answer_stream, fingerprint_of, one_line
 from support.training import Run, Trainer, choose_strategy
 from support.unilm import UniLM
 
@@ -138,7 +142,7 @@ def build_model(files, checkpoint, constants):
     """
     tokenizer, keep_tokens, size = bert.load_tokenizer(files.vocabulary)
     longest = constants.max_p_len + constants.max_q_len + constants.max_a_len
-    return bert.build_bert(files.config, checkpoint, keep_tokens, size, longest), tokenizer
+    return bert.build_bert(files, checkpoint, keep_tokens, size, longest), tokenizer
 
 
 def build_trainer(model, constants):
@@ -420,23 +424,11 @@ def asked(record):
 
 
 def answer_records(reader, data):
-    """Yield (id, answer) for each record, the answer in a form that fits a tab-separated line.
-
-    What cannot be answered is reported: without question or passages the answer is '', without id
-    the id is None.
-    """
-    answers = reader.answers(asked(record) for record in records.complete(data))
+    """Yield what is told of each record, a dict that JSON can hold: an Answer, or an error."""
+    answers = reader.answers(asked(record) for record in data if not records.unanswerable(record))
     for record in data:
-        missing, question_id = records.defects(record), record.get('id')
-        if not missing:
-            yield question_id, re.sub('[\x00-\x1f\x85\u2028\u2029]', ' ', next(answers).text)
-            continue
-        what = f'record {question_id!r} has no {" and no ".join(missing)}; it gets the empty answer'
-        if 'id' in missing:
-            text = record.get('question')
-            what = f'a record without id cannot be answered, its question is {text!r}'
-        tqdm.write(what, file=sys.stderr)  # above the bar
-        yield question_id or None, ''
+        error = records.unanswerable(record)
+        yield as_record(record, None if error else next(answers), error)
 
 
 class Evaluator(keras.callbacks.Callback):
@@ -463,51 +455,40 @@ class Evaluator(keras.callbacks.Callback):
     def evaluate(self):
         """Show five answers, wrong ones first. Returns {'val_Accuracy', 'val_F1', 'val_Final'}."""
         tally, shown = Tally(), []
-        answers = answer_records(self.reader, self.sample)
-        for record, (question_id, text) in zip(self.sample, answers):
+        for told in answer_records(self.reader, self.sample):
             self.run.stop.if_asked()
-            reference = self.references[question_id]
+            text, reference = one_line(told['text']), self.references[told['id']]
             score = tally.add(text, reference)
-            shown.append((score.correct, record['question'], text or '(none)', reference.answer))
+            shown.append((score.correct, told['question'], text or '(none)', reference.answer))
         shown.sort()
         for correct, question, text, gold in shown[:3] + shown[3:][-2:]:
             log(f'  {"right" if correct else "WRONG"}  {question}  answer: {text}  gold: {gold}')
         return {f'val_{name}': tally.result()[name] for name in ('Accuracy', 'F1', 'Final')}
 
 
-def predict_to_file(reader, data, filename, references=None, worker=0, workers=1):
-    """Write `id<TAB>answer` for every record of `data`; an interrupted run is continued.
+def predict_to_file(reader, data, name, share=(0, 1), references=None, source=None, page=None):
+    """Write what is told of every record to NAME.jsonl, and `id<TAB>answer` to NAME.tsv.
 
-    references: {id: Reference} or None, with which a bar shows the score so far. Worker k of n
-    answers every n-th question; the first one waits for the others and joins the parts. Returns
-    whether this is the first.
+    An interrupted run is continued. share: (k, n), worker k of n answers every n-th question, and
+    the first one joins the parts; references: {id: Reference} or None, with which a bar shows the
+    score so far; source: path of the questions, if no other's answers may replace those to them;
+    page: path of the report or None. Returns whether this is the first worker.
     """
+    worker, workers = share
     fixed = [*settings.fixed(reader.constants).items()]
-    part = Part(filename, fingerprint_of(reader.model, fixed, data), worker, workers)
-    mine, tally = data[worker::workers], Tally()
-    if part.lines:
-        log(f'{filename}: {len(part.lines)} of {len(mine)} questions are answered already')
-    with tqdm(total=len(mine), desc='reading', unit='question', file=sys.stderr) as progress:
-
-        def show(line):
-            progress.update()
-            if references and line:
-                question_id, text = line.split('\t')
-                tally.add(text, references[question_id])
-                progress.set_postfix(tally.result(), refresh=False)
-
-        def lines():
-            for question_id, text in answer_records(reader, mine[len(part.lines) :]):
-                line = f'{question_id}\t{text}' if question_id else ''
-                show(line)
-                yield line
-
-        for line in part.lines:
-            show(line)
-        part.write(lines())
+    origin = fingerprint_of(reader.model, fixed, data)
+    part = Part(name, origin, source, worker, workers)
+    answer_part(part, data, lambda rest: answer_records(reader, rest), references)
     if worker == 0:
-        part.join()
+        part.join(page, lambda told: report_of(reader, data, told, references))
     return worker == 0
+
+
+def report_of(reader, data, told, references):
+    """Return the page of report.html, see support/report.py."""
+    tokens_of, constants = reader.tokenizer.ids_to_tokens, reader.constants
+    read_length = constants.max_p_len - 2  # characters, as in training
+    return report.as_page(data, told, references, tokens_of, read_length, constants.report)
 
 
 # ---------------------------------------------------------------------------------------- commands
@@ -517,7 +498,7 @@ def train(constants, files):
     """Train, or continue an interrupted training, keep the best weights and score them."""
     settings.require(*files[:5])
     strategy = choose_strategy()  # of several workers, before anything else
-    settings.make_output_dir(constants.output_dir)
+    make_folder(constants.output_dir)
     worker, _ = settings.worker_position()
     lock = os.path.join(constants.output_dir, 'train.lock')
     with contextlib.nullcontext() if worker else alone(lock):
@@ -559,16 +540,18 @@ def train_alone(constants, files, strategy):
         score_validation(reader, valid_data, references)
 
 
-def score_validation(reader, valid_data, references, worker=0, workers=1):
+def score_validation(reader, valid_data, references, share=(0, 1)):
     """Answer the validation questions into predictions.tsv; print the score as one JSON line.
 
-    Beside it stands the share of questions whose answer is not empty.
+    Beside it stands the share of questions whose answer is not empty. report.html shows them.
     """
-    path = os.path.join(reader.constants.output_dir, 'predictions.tsv')
-    if predict_to_file(reader, valid_data, path, references, worker, workers):
-        lines = read_text(path).splitlines()
+    folder = reader.constants.output_dir
+    name, page = os.path.join(folder, 'predictions'), os.path.join(folder, 'report.html')
+    page = page if reader.constants.report else None
+    if predict_to_file(reader, valid_data, name, share, references, page=page):
+        lines = read_text(f'{name}.tsv').splitlines()
         answered = sum(not line.endswith('\t') for line in lines) / max(len(lines), 1)
-        print(json.dumps({**evaluate(path, references), 'Answered': answered}))
+        print(json.dumps({**evaluate(f'{name}.tsv', references), 'Answered': answered}))
 
 
 def load_trained(constants, files):
@@ -581,7 +564,7 @@ def load_trained(constants, files):
 
 def load_reader(**given):
     """Return the reader with the best weights of `train`; given: constants, say topk=4."""
-    constants, files, _ = settings.configure(Constants, given)
+    constants, files, _ = settings.configure(Constants, given, 'predict')
     return load_trained(constants, files)
 
 
@@ -595,32 +578,52 @@ def evaluate_best(constants, files):
     sogouqa = records.load_questions(files.sogouqa)
     references = records.load_references(files.official_answers, files.sogouqa, sogouqa)
     _, valid_data = split([], sogouqa, constants)
-    score_validation(reader, valid_data, references, *settings.worker_position())
+    score_validation(reader, valid_data, references, settings.worker_position())
 
 
-def predict(constants, files, path):
+def predict(constants, files, line):
+    """Answer a file of questions, standard input, or one question; line: the CommandLine."""
+    if line.path == '-':
+        reader = load_trained(constants, files)
+        for told in answer_stream(sys.stdin, lambda data: answer_records(reader, data)):
+            print(json.dumps(told, ensure_ascii=False), flush=True)
+    elif line.path:
+        predict_file(constants, files, line.path, 'report' in line.given)
+    else:
+        reader = load_trained(constants, files)
+        answer = reader.answer(line.question, line.passages)
+        tokens = [*reader.tokenizer.ids_to_tokens(answer.token_ids), '[SEP]']
+        print(terminal.as_text(line.passages, answer, tokens, terminal.has_colour(sys.stdout)))
+
+
+def predict_file(constants, files, path, with_report):
     """Answer a file of questions; the answers are kept in `output_dir` and printed."""
     data = records.load_questions(path, labelled=False)
     reader = load_trained(constants, files)
-    name, _ = os.path.splitext(os.path.basename(path))
-    filename = os.path.join(constants.output_dir, f'answers_to_{name}.tsv')
-    if predict_to_file(reader, data, filename, None, *settings.worker_position()):
-        print(read_text(filename), end='', flush=True)
+    stem, _ = os.path.splitext(os.path.basename(path))
+    name = os.path.join(constants.output_dir, f'answers_to_{stem}')
+    page = f'{name}.html' if with_report and constants.report else None
+    share, source = settings.worker_position(), os.path.realpath(path)
+    if predict_to_file(reader, data, name, share, source=source, page=page):
+        print(read_text(f'{name}.tsv'), end='', flush=True)
 
 
 def run_command(arguments):
     """Run a command line, a list of str or None for the process's own."""
-    command, path, given = settings.parse_command_line(arguments, Constants, __doc__)
-    constants, files, notes = settings.configure(Constants, given)
+    line = settings.parse_command_line(arguments, Constants, __doc__)
+    constants, files, notes = settings.configure(Constants, line.given, line.command)
     for note in notes:
         log(note)
     try:
-        if command == 'train':
+        if line.command == 'train':
             train(constants, files)
-        elif command == 'eval':
+        elif line.command == 'eval':
             evaluate_best(constants, files)
+        elif line.command == 'predict':
+            predict(constants, files, line)
         else:
-            predict(constants, files, path)
+            reader = load_trained(constants, files)
+            serving.export(line.path, reader.model, reader.tokenizer, constants)
     except tf.errors.OpError as error:
         cure = 'run the same command, of all workers, to continue'
         raise UserError(f'TensorFlow broke off ({first_line(error)}); {cure}') from None

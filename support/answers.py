@@ -108,3 +108,14 @@ def describe(found, passages, unified, p_token_ids, tokenizer):
         asked = not np.isnan(given).any()
         votes.append(Vote(float(found.no_answer[key]), key in rows, given if asked else []))
     return Answer(*candidates[0][:-1], candidates, votes)
+
+
+def as_record(record, answer, error):
+    """Return what is told of a record, a dict that JSON can hold: an Answer, or an error."""
+    told = {'id': record.get('id'), 'question': record.get('question')}
+    if error:
+        return {**told, 'text': '', 'error': error}
+    told.update(answer._asdict())
+    for name in 'candidates', 'votes':
+        told[name] = [each._asdict() for each in told[name]]
+    return told

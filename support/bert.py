@@ -58,15 +58,17 @@ class Blank(bert4keras.models.BERT):
     initializer = keras.initializers.Zeros()
 
 
-def build_bert(config, checkpoint, keep_tokens, vocabulary_size, longest):
+def build_bert(files, checkpoint, keep_tokens, vocabulary_size, longest):
     """Build bert4keras's BERT under a UniLM mask (https://arxiv.org/abs/1905.03197).
 
-    config: path; checkpoint: path, '' for random weights, None for zeros, to be loaded later;
-    keep_tokens: the rows of the vocabulary to keep, None for all; vocabulary_size: rows it has;
-    longest: tokens that a sequence may have. Returns a Keras model, [token_ids, segment_ids]
-    [batch, length] to probabilities of the next token, float32 [batch, length, len(keep_tokens)].
+    files: settings.Files; checkpoint: path, a BERT's or of what `save_best` wrote, '' for random
+    weights, None for zeros, to be loaded later; keep_tokens: the rows of the vocabulary to keep,
+    None for all; vocabulary_size: rows it has; longest: tokens that a sequence may have. Returns a
+    Keras model, [token_ids, segment_ids] [batch, length] to probabilities of the next token,
+    float32 [batch, length, len(keep_tokens)].
     Raises UserError on a misfit.
     """
+    config = files.config
     try:
         sizes = json.loads(read_text(config))
         if sizes['vocab_size'] != vocabulary_size:
@@ -86,7 +88,9 @@ def build_bert(config, checkpoint, keep_tokens, vocabulary_size, longest):
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         what = f'{type(error).__name__}: {first_line(error)}'
         raise UserError(f'{config}: not a BERT configuration ({what})') from None
-    if checkpoint:
+    if checkpoint and checkpoint.endswith('.h5'):
+        load_weights(checkpoint, transformer.model, describe_bert(files))
+    elif checkpoint:
         _load_checkpoint(transformer, checkpoint, vocabulary_size)
     elif checkpoint == '':
         for weight in transformer.model.weights:
@@ -161,6 +165,11 @@ def load_best(output_dir, model, described):
     path = os.path.join(output_dir, 'best_model.weights.h5')
     if not os.path.exists(path):
         raise UserError(f'{path}: no such file; run train first, or give its output_dir')
+    load_weights(path, model, described)
+
+
+def load_weights(path, model, described):
+    """Load a file that `save_best` wrote. Raises UserError where it is of another BERT."""
     try:
         with h5py.File(path) as file:
             if file.attrs.get('bert') != described:

@@ -49,6 +49,14 @@ def _sync(path):
         os.close(descriptor)
 
 
+def make_folder(path):
+    """Make a folder where there is none. Raises UserError where that is impossible."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{path}: no folder ({error.strerror}); choose another') from None
+
+
 def write_durably(path, text):
     """As `write_text`, and it is on the disk when it appears."""
     with durable(path) as temporary, open(temporary, 'wb') as file:

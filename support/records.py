@@ -46,6 +46,21 @@ def _load_json(path, labelled):
         raise UserError(f'{path}: {what}; expected a list of records') from None
 
 
+def parse_line(line, number):
+    """Return the record that a line of JSON holds, bytes, or what is wrong with it, a str.
+
+    number: of the line. The record is like those of `load_questions`, not labelled.
+    """
+    try:
+        record = json.loads(line.decode('utf-8-sig' if number == 1 else 'utf-8'))
+        _check_record(record, f'line {number}', labelled=False)
+    except UserError as error:
+        return str(error)
+    except (RecursionError, ValueError) as error:
+        return f'line {number}: not JSON ({error}); expected a record, see data/README.md'
+    return record
+
+
 def _name_incomplete(records, path, labelled):
     named = []
     for number, record in enumerate(records, 1):
@@ -55,13 +70,18 @@ def _name_incomplete(records, path, labelled):
         first = f'record {", ".join(named[:10])}{", ..." if len(named) > 10 else ""}'
         last_only = defects(records[-1]) and len(named) < len(records)
         cut_off = '; the file looks cut off' if last_only else ''
-        lack = f'{len(named)} of {len(records)} records lack something and cannot be'
-        log(f'{path}: {lack} {"used" if labelled else "answered"}: {first}{cut_off}')
+        lack = f'{len(named)} of {len(records)} records lack something'
+        log(f'{path}: {lack}{" and cannot be used" if labelled else ""}: {first}{cut_off}')
 
 
 def defects(record):
     """Return which of 'id', 'question', 'passages' a record lacks, as a list of names."""
     return [name for name in ('id', 'question', 'passages') if not record.get(name)]
+
+
+def unanswerable(record):
+    """Return why a record cannot be answered, '' where it can."""
+    return ' and '.join(f'no {name}' for name in defects(record) if name != 'id')
 
 
 def complete(records):
@@ -84,6 +104,8 @@ def _check_record(record, place, labelled):
     if passages is not None and not isinstance(passages, list):
         raise UserError(f'{place}: "passages" is {_kind(passages)}; expected a list')
     for number, passage in enumerate(passages or [], 1):
+        if not labelled and isinstance(passage, str):
+            passages[number - 1] = passage = {'passage': passage}
         if not isinstance(passage, dict):
             expected = '{"passage", "answer"}' if labelled else '{"passage"}'
             raise UserError(f'{place}: passage {number} is {_kind(passage)}; expected {expected}')

@@ -1,7 +1,8 @@
 """The command line over a class of constants: types, checks, overrides, and the files they mean.
 
 A constant's type says everything about it: `Whole[1]`, `Positive`, `Path`, a Literal, or plain int,
-float, str, bool; `MayDiffer[...]` where a run may be continued with another value.
+float, str, bool; `MayDiffer[...]` where a run may be continued with another value, `Trained[...]`
+where a reader keeps the one that it was trained with.
 """
 
 import argparse
@@ -46,6 +47,8 @@ MAY_DIFFER = 'may differ when a run is continued'
 Positive = typing.Annotated[float, Rule('a number above 0', lambda value: 0 < value < math.inf)]
 Path = typing.Annotated[str, Rule('a path in quotes', lambda value: True)]
 MayDiffer = typing.Annotated[typing.TypeVar('T'), MAY_DIFFER]
+TRAINED = 'holds for what was trained with it'
+Trained = typing.Annotated[typing.TypeVar('T'), TRAINED]
 PLAIN = {
     int: Rule('a whole number', lambda value: True),
     float: Rule('a number', math.isfinite),
@@ -68,7 +71,7 @@ def constants(owner):
 
 
 def kinds(constants):
-    """Return {name: (Python type, Rule, whether it may differ)} of a class of constants."""
+    """Return {name: (Python type, Rule, MAY_DIFFER, TRAINED or '')} of a class of constants."""
     found = {}
     for name, hint in typing.get_type_hints(constants, include_extras=True).items():
         marks = ()
@@ -81,7 +84,8 @@ def kinds(constants):
             hint = type(choices[0])
         if hint not in PLAIN:
             raise UserError(f'{name}: {hint} is no type for a constant, see support/settings.py')
-        found[name] = hint, rules[0] if rules else PLAIN[hint], MAY_DIFFER in marks
+        words = [mark for mark in marks if isinstance(mark, str)]
+        found[name] = hint, rules[0] if rules else PLAIN[hint], ''.join(words)
     return found
 
 
@@ -97,20 +101,38 @@ def check(constants):
 def fixed(constants):
     """Return {name: value} of the constants that a run must be continued with."""
     every = kinds(type(constants)).items()
-    return {name: getattr(constants, name) for name, (*_, differs) in every if not differs}
+    return {name: getattr(constants, name) for name, (*_, word) in every if word != MAY_DIFFER}
 
 
 # -------------------------------------------------------------------------------- the command line
 
 
+class CommandLine(typing.NamedTuple):
+    """What a command line says."""
+
+    command: str
+    path: str | None  # the questions of predict, '-' for standard input; the folder of export
+    question: str | None  # of predict, with its passages, a list of str
+    passages: list | None
+    given: dict  # {constant: value}
+
+
+COMMANDS = {
+    'train': 'nothing more',
+    'eval': 'nothing more',
+    'predict': 'FILE, - or --question= with one --passage= or more',
+    'export': 'FOLDER',
+}
+
+
 def parse_command_line(arguments, constants, description):
     """Read a command line, a list of str or None for the process's own.
 
-    constants: the class; description: what --help prints above its source. Returns (command, path
-    of the questions or None, {constant: value given}). Raises UserError for what it cannot read.
+    constants: the class; description: what --help prints above its source. Returns a CommandLine.
+    Raises UserError for what it cannot read.
     """
     parser = Parser(
-        usage='%(prog)s {train,eval,predict FILE} [--constant=value ...]',
+        usage='%(prog)s {train,eval,predict FILE,export FOLDER} [--constant=value ...]',
         description=description,
         epilog=inspect.getsource(constants),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -118,27 +140,38 @@ def parse_command_line(arguments, constants, description):
     )
     hidden = {'help': argparse.SUPPRESS}
     # with names that no constant can have
-    commands = ['train', 'eval', 'predict']
-    parser.add_argument('(command)', metavar='command', choices=commands, **hidden)
+    parser.add_argument('(command)', metavar='command', choices=[*COMMANDS], **hidden)
     parser.add_argument('(path)', metavar='path', nargs='?', **hidden)
+    parser.add_argument('--question', dest='(question)', **hidden)
+    parser.add_argument('--passage', dest='(passages)', action='append', **hidden)
     names = kinds(constants)
-    for name, (python, _, _) in names.items():
+    for name, (python, *_) in names.items():
         convert = true_or_false if python is bool else python
         parser.add_argument(f'--{name}', type=convert, default=argparse.SUPPRESS, **hidden)
     options, unknown = parser.parse_known_intermixed_args(arguments)
     given = vars(options)
-    command, path = given.pop('(command)'), given.pop('(path)')
+    own = [given.pop(f'({name})') for name in ('command', 'path', 'question', 'passages')]
+    line = CommandLine(*own, given)
     surplus = unknown and not unknown[0].startswith('-')
-    if (command == 'predict') == (path is None) or surplus:
-        last = ''.join(f'{argument}: ' for argument in [*filter(None, [path]), *unknown][-1:])
-        takes = 'predict takes one file of questions, train and eval take none'
+    if surplus or not _is_complete(line):
+        last = ''.join(f'{word}: ' for word in [*filter(None, [line.path]), *unknown][-1:])
+        takes = f'{line.command} takes {COMMANDS[line.command]}'
         raise UserError(f'{last}{takes}; see --help')
     if unknown:
         name = unknown[0].removeprefix('--').partition('=')[0]
         nearest = difflib.get_close_matches(name, names, 1, 0)[0]
         nearest = f'the nearest constant is --{nearest}='
         raise UserError(f'{unknown[0]}: unknown; {nearest}, see --help')
-    return command, path, given
+    return line
+
+
+def _is_complete(line):
+    """Whether a command has all that it takes, and nothing else."""
+    has_path, asks = line.path is not None, bool(line.question and line.passages)
+    if line.command == 'predict' and not has_path:
+        return asks
+    says_more = line.question is not None or line.passages is not None
+    return has_path == (line.command in ('predict', 'export')) and not says_more
 
 
 def read_early(constants, description):
@@ -148,8 +181,8 @@ def read_early(constants, description):
         signal.signal(number, signal.SIG_DFL)
 
     def read():
-        _, _, given = parse_command_line(None, constants, description)
-        configure(constants, given)
+        line = parse_command_line(None, constants, description)
+        configure(constants, line.given, line.command)
 
     status = exit_status(read)
     if status:
@@ -172,11 +205,21 @@ def true_or_false(text):
     return text.lower() == 'true'
 
 
-def configure(constants, given):
+READS_DATA = 'train', 'eval'
+DEMO = (
+    'data/ holds none of the real files, so this is the demo, a small invented corpus in '
+    'data/demo/. For the real thing put WebQA.json, SogouQA.json and a Chinese BERT there, '
+    'see data/README.md.'
+)
+
+
+def configure(constants, given, command='train'):
     """Make the constants that are meant: those of the class, others given, the demo's own.
 
-    constants: the class; given: {name: value}. Returns (an object of the class, Files, a list of
-    lines that say what differs from the class). Raises UserError for a value that is not allowed.
+    All but `train` take those marked Trained, configuration and vocabulary from `output_dir`, where
+    `train` has left them. constants: the class; given: {name: value}. Returns (an object of the
+    class, Files, a list of lines that say what differs from the class). Raises UserError for a
+    value that is not allowed.
     """
     chosen = constants(**given)
     check(chosen)
@@ -184,21 +227,38 @@ def configure(constants, given):
         f'{name} = {value!r} instead of {getattr(constants, name)!r}'
         for name, value in given.items()
     ]
-    files = locate_files(chosen)
-    if files.demo:
-        notes.insert(
-            0,
-            'data/ holds none of the real files, so this is the demo, a small invented corpus in '
-            'data/demo/. For the real thing put WebQA.json, SogouQA.json and a Chinese BERT there, '
-            'see data/README.md.',
-        )
+    files = locate_files(chosen, command)
+    changes = {}
+    if command != 'train':
+        config = os.path.join(chosen.output_dir, CONFIG)
+        for name, value in _trained_with(chosen, config).items():
+            if name not in given and getattr(chosen, name) != value:
+                changes[name] = value, f'by {config}'
+    if files.demo and command in READS_DATA:
+        notes.insert(0, DEMO)
         own_values = json.loads(read_text(os.path.join(DATA, 'demo', 'constants.json')))
         for name, own in own_values.items():
             if name not in given and getattr(chosen, name) == own['instead_of']:
-                chosen = dataclasses.replace(chosen, **{name: own['value']})
-                change = f'{name} = {own["value"]!r} instead of {own["instead_of"]!r}'
-                notes.append(f'{change}, for the demo')
+                changes[name] = own['value'], 'for the demo'
+    for name, (value, why) in changes.items():
+        notes.append(f'{name} = {value!r} instead of {getattr(chosen, name)!r}, {why}')
+        chosen = dataclasses.replace(chosen, **{name: value})
     return chosen, files, notes
+
+
+def _trained_with(constants, config):
+    """Return {name: value} of the constants marked Trained that `write_config` wrote."""
+    if not os.path.exists(config):
+        return {}
+    try:
+        written = json.loads(read_text(config))['constants']
+        marked = [name for name, (*_, word) in kinds(type(constants)).items() if word == TRAINED]
+        values = {name: written[name] for name in marked if name in written}
+        check(dataclasses.replace(constants, **values))
+    except (ValueError, TypeError, KeyError, RecursionError, UserError) as error:
+        what = f'not what train writes ({type(error).__name__}: {error})'
+        raise UserError(f'{config}: {what}; copy it again from where it was trained') from None
+    return values
 
 
 def worker_position():
@@ -228,29 +288,40 @@ FILE_NAMES = {
     'checkpoint': 'bert_model.ckpt', 'vocabulary': 'vocab.txt',
     'official_answers': 'qid_answer_expand',
 }  # fmt: skip
+CONFIG = 'config.json'  # what `train` says of itself in `output_dir`
 
 
 class Files(collections.namedtuple('Files', [*FILE_NAMES, 'demo'])):
     """The paths that the constants mean, none of which need exist, and whether it is the demo."""
 
 
-def locate_files(constants):
-    """Return the Files that the constants mean: the demo's as long as data/ holds no real ones."""
+def locate_files(constants, command='train'):
+    """Return the Files that a command means: the demo's as long as data/ holds no real ones.
+
+    Configuration and vocabulary of a trained reader, which all but `train` need and with which it
+    may go on, stand beside the weights.
+    """
     given = {
         'config': constants.config_path,
         'checkpoint': constants.checkpoint_path,
         'vocabulary': constants.dict_path,
     }
-
-    def files_in(folder, demo):
-        files = Files(*(os.path.join(folder, name) for name in FILE_NAMES.values()), demo)
-        return files._replace(**{name: path for name, path in given.items() if path != 'auto'})
-
-    files = files_in(DATA if constants.data_dir == 'auto' else constants.data_dir, demo=False)
-    all_auto = {constants.data_dir, *given.values()} == {'auto'}
-    if all_auto and not any(map(exists, files[:5])):
-        return files_in(os.path.join(DATA, 'demo'), demo=True)
-    return files
+    named, trained = {constants.data_dir, *given.values()} - {'auto'}, None
+    if command != 'train':
+        trained = constants.output_dir
+    elif given['checkpoint'].endswith('.h5'):
+        trained = os.path.dirname(given['checkpoint'])
+        named.remove(given['checkpoint'])
+    real = [os.path.join(DATA, name) for name in list(FILE_NAMES.values())[:5]]
+    folder, demo_folder = constants.data_dir, os.path.join(DATA, 'demo')
+    demo = not named and os.path.isdir(demo_folder) and not any(map(exists, real))
+    if folder == 'auto':
+        folder = demo_folder if demo else DATA
+    files = Files(*(os.path.join(folder, name) for name in FILE_NAMES.values()), demo)
+    for name in ('config', 'vocabulary') if trained is not None else ():
+        beside = os.path.join(trained, FILE_NAMES[name])
+        files = files._replace(**{name: beside}) if os.path.isfile(beside) else files
+    return files._replace(**{name: path for name, path in given.items() if path != 'auto'})
 
 
 def exists(path):
@@ -266,19 +337,17 @@ def require(*paths):
         raise UserError(f'missing: {", ".join(missing)}; {cure}')
 
 
-def make_output_dir(path):
-    """Make the output folder. Raises UserError where that is impossible."""
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        unfit = f'cannot be used as output_dir ({error.strerror})'
-        raise UserError(f'{path}: {unfit}; choose another') from None
-
-
 def write_config(constants, files, packages):
-    """Write constants, files and the versions of these packages to config.json in `output_dir`."""
+    """Write what a trained reader needs elsewhere into `output_dir`.
+
+    Its BERT's configuration and vocabulary, and in config.json constants, files and the versions of
+    these packages.
+    """
+    for name in 'config', 'vocabulary':
+        text = read_text(getattr(files, name))
+        write_durably(os.path.join(constants.output_dir, FILE_NAMES[name]), text)
     versions = {package.__name__: package.__version__ for package in packages}
     versions['python'] = platform.python_version()
     used = {'constants': vars(constants), 'files': files._asdict(), 'versions': versions}
     text = json.dumps(used, ensure_ascii=False, indent=4)
-    write_durably(os.path.join(constants.output_dir, 'config.json'), f'{text}\n')
+    write_durably(os.path.join(constants.output_dir, CONFIG), f'{text}\n')

@@ -150,11 +150,28 @@ class Position(keras.callbacks.Callback):
 
 
 class Log(keras.callbacks.Callback):
-    """Adds an epoch to the State's log, and where there is a folder to log.csv and TensorBoard."""
+    """Adds an epoch to the State's log, and where there is a folder to log.csv and TensorBoard.
+
+    There the names are Keras's: batch_loss of each update, epoch_loss, and for validation
+    epoch_Final and the like.
+    """
 
     def __init__(self, state, output_dir):
         super().__init__()
-        self.state, self.output_dir = state, output_dir
+        self.state, self.output_dir, self.boards = state, output_dir, {}
+
+    def _show(self, kind, name, value, step):
+        """Add to the one file of 'train' or 'validation': TensorBoard looks into no older one."""
+        if kind not in self.boards:
+            folder = os.path.join(self.output_dir, 'tensorboard', kind)
+            self.boards[kind] = tf.summary.create_file_writer(folder, flush_millis=10_000)
+        with self.boards[kind].as_default():
+            tf.summary.scalar(name, value, step)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Add the loss of the update to TensorBoard; made again, it is the same."""
+        if self.output_dir:
+            self._show('train', 'batch_loss', logs['loss'], self.state.step)
 
     def on_epoch_end(self, epoch, logs=None):
         """Add the epoch."""
@@ -167,11 +184,11 @@ class Log(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.state.log)
         write_durably(os.path.join(self.output_dir, 'log.csv'), text.getvalue())
-        folder = os.path.join(self.output_dir, 'tensorboard')
-        board = keras.callbacks.TensorBoard(folder, write_graph=False)
-        board.set_model(self.model)
-        board.on_epoch_end(epoch, logs)
-        board.on_train_end()  # closes its files: a kill would lose what is not written yet
+        for name, value in logs.items():
+            kind = 'validation' if name.startswith('val_') else 'train'
+            self._show(kind, f'epoch_{name.removeprefix("val_")}', value, epoch)
+        for board in self.boards.values():  # a kill would lose what is not written yet
+            board.flush()
 
 
 # --------------------------------------------------------------------------------------------- run

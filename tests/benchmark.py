@@ -83,9 +83,10 @@ def load_token_ids(path, count, constants):
 def build_model():
     """Return bert4keras's BERT-base under the UniLM mask, with random weights."""
     with tempfile.TemporaryDirectory() as folder:
-        config = write_json({**BERT_BASE, 'vocab_size': VOCABULARY_SIZE}, folder, 'config.json')
+        write_json({**BERT_BASE, 'vocab_size': VOCABULARY_SIZE}, folder, 'bert_config.json')
+        files = settings.locate_files(task.Constants(data_dir=folder))
         keras.utils.set_random_seed(0)
-        return bert.build_bert(config, '', None, VOCABULARY_SIZE, longest=512)
+        return bert.build_bert(files, '', None, VOCABULARY_SIZE, longest=512)
 
 
 def make_decisive(model, reader, questions):

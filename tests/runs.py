@@ -71,18 +71,21 @@ def results(output, last_line):
     return {'last line': last_line, **{name: (output / name).read_bytes() for name in RESULTS}}
 
 
-def scored_epochs(output):
-    """The epochs whose Final TensorBoard shows."""
+def curves(output):
+    """What TensorBoard shows, {'train/batch_loss': {step: value}, ...}; a step has one value."""
     from support.keras2 import tf
 
-    epochs = set()
+    shown = {}
     for path in (output / 'tensorboard').rglob('events*'):
         # one that a kill cut off, as TensorBoard knows it
         with contextlib.suppress(tf.errors.DataLossError):
             for content in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 event = tf.compat.v1.Event.FromString(content)
-                epochs |= {event.step for value in event.summary.value if 'Final' in value.tag}
-    return epochs
+                for value in event.summary.value:
+                    curve = shown.setdefault(f'{path.parent.name}/{value.tag}', {})
+                    number = float(tf.make_ndarray(value.tensor))
+                    assert curve.setdefault(event.step, number) == number
+    return shown
 
 
 # ---------------------------------------------------------------------------------- in this process

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from support.answers import NO_ANSWER, Found, Written, describe, score_of
+from support.answers import NO_ANSWER, Found, Written, as_record, describe, score_of
 
 CLS, END = 2, 3
 
@@ -87,3 +87,21 @@ def test_answer_is_its_first_candidate_and_fits_json(described):
     assert answer[:7] == ('', None, None, None, [], None, None) and len(answer.candidates) == 1
     assert not answer.votes[0].took_part
     assert 'null' in json.dumps(answer)
+
+
+def test_record_of_an_answer_has_all_of_it(described):
+    """Under the same names, and nothing that JSON has no word for."""
+    probas = [[0.5, 0.25], [1.0, 0.5]]
+    answer = described(['北京', '在'], [], ('北', True, probas), ('京', False, probas[:1]))
+    told = as_record({'id': 'a', 'question': '谁？', 'passages': []}, answer, '')
+    assert [*told] == ['id', 'question', *answer._fields]
+    candidates, votes = told.pop('candidates'), told.pop('votes')
+    assert [*told.values()] == ['a', '谁？', *answer[:-2]]
+    assert candidates == [candidate._asdict() for candidate in answer.candidates]
+    assert votes == [vote._asdict() for vote in answer.votes] and votes[0]['probas'] == [0.5, 1.0]
+    assert json.loads(json.dumps([told, candidates, votes])) == [told, candidates, votes]
+
+
+def test_record_that_was_not_answered_says_why():
+    told = as_record({'passages': []}, None, 'no question')
+    assert told == {'id': None, 'question': None, 'text': '', 'error': 'no question'}

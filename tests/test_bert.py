@@ -89,8 +89,10 @@ def test_vocabulary_without_a_special_token_is_refused(tmp_path, lacking):
 def build(folder, checkpoint='', longest=352):
     """Build the BERT of the folder `small`; return it with keep_tokens."""
     _, keep_tokens, size = bert.load_tokenizer(str(folder / 'vocab.txt'))
-    config = str(folder / 'bert_config.json')
-    return bert.build_bert(config, checkpoint, keep_tokens, size, longest), keep_tokens
+    files = Files(*[''] * 6, demo=False)._replace(
+        config=str(folder / 'bert_config.json'), vocabulary=str(folder / 'vocab.txt')
+    )
+    return bert.build_bert(files, checkpoint, keep_tokens, size, longest), keep_tokens
 
 
 def change_config(folder, **changes):

@@ -24,6 +24,13 @@ from support.settings import locate_files
 SCRIPT = os.path.join(ROOT, 'task_reading_comprehension_by_seq2seq.py')
 SCORER = os.path.join(ROOT, 'evaluate_sogou.py')
 DEMO = os.path.join(ROOT, 'data', 'demo')
+README = os.path.join(ROOT, 'README.md')
+
+
+def read(path):
+    """The text of a file."""
+    with open(path, encoding='utf-8') as file:
+        return file.read()
 
 
 def run(*arguments, script=SCRIPT, **environment):
@@ -96,7 +103,7 @@ def test_help_lists_commands_and_constants(script, no_tensorflow):
     """As they stand in the script, each with its allowed values and a comment."""
     done = run('--help', **no_tensorflow)
     assert (done.returncode, done.stderr) == (0, '')
-    assert all(command in done.stdout for command in ('train', 'eval', 'predict'))
+    assert all(command in done.stdout for command in ('train', 'eval', 'predict', 'export'))
     described = dict(re.findall(r'^    (\w+): .* = .*  # (.*)$', done.stdout, re.MULTILINE))
     assert list(described) == [field.name for field in dataclasses.fields(script.Constants)]
     assert all(described.values())
@@ -117,10 +124,10 @@ def test_help_may_hold_any_character(checkout, no_tensorflow):
         (['train', '--top_k=2'], '--top_k=2: unknown; the nearest constant is --topk='),
         (['train', '--topk=two'], "argument --topk: invalid int value: 'two'"),
         (['train', '--topk=0'], 'topk = 0: expected a whole number of at least 1'),
-        (['eval', 'more.json'], 'more.json: predict takes one file of questions'),
-        (['predict'], 'predict takes one file of questions, train and eval take none'),
+        (['eval', 'more.json'], 'more.json: eval takes nothing more'),
+        (['predict'], 'predict takes FILE, - or --question= with one --passage= or more'),
         # a name in another encoding, as those of a Windows archive are
-        (['train', '数据'.encode('gbk')], r'\udcca\udcfd\udcbe\udcdd: predict takes one file'),
+        (['train', '数据'.encode('gbk')], r'\udcca\udcfd\udcbe\udcdd: train takes nothing more'),
     ],
 )
 def test_mistyped_command_line_is_answered_before_tensorflow_is_imported(
@@ -334,7 +341,7 @@ def config(**sizes):
             [],
             ['bert_config.json: not a BERT configuration', 'num_hidden_layers is below 1'],
         ),
-        (change('output', 'a file'), [], ['output: cannot be used as output_dir']),
+        (change('output', 'a file'), [], ['output: no folder (File exists); choose another']),
         (None, ['--max_q_len=400'], ['too few max_position_embeddings; lower max_p_len']),
         (None, ['--checkpoint_path=nowhere.ckpt'], ['missing: nowhere.ckpt']),
         (None, ['--data_dir=nowhere'], ['missing: nowhere/WebQA.json, nowhere/SogouQA.json']),
@@ -344,8 +351,8 @@ def config(**sizes):
         (None, ['--mode=free'], ["mode = 'free': expected 'extractive' or 'generative'"]),
         (None, ['--top_k=2'], ['--top_k=2: unknown', '--topk=']),
         (None, ['--seed'], ['--seed: expected one argument']),
-        (None, ['more.json'], ['more.json: ', 'train and eval take none']),
-        (None, ['more.json', 'files.json'], ['predict takes one file of questions']),
+        (None, ['more.json'], ['more.json: train takes nothing more']),
+        (None, ['more.json', 'files.json'], ['files.json: train takes nothing more']),
     ],
 )
 def test_mistake_is_one_line_that_names_place_and_cure(on_small, small, mistake, arguments, named):
@@ -376,8 +383,8 @@ def test_eval_before_train_says_so(on_small):
 
 def test_weights_of_another_model_are_refused(trained, on_small):
     config = json.loads((trained / 'bert_config.json').read_text(encoding='utf-8'))
-    write_json(trained / 'bert_config.json', {**config, 'hidden_size': 32})
-    status, _, err = on_small('eval')
+    write_json(trained / 'other.json', {**config, 'hidden_size': 32})
+    status, _, err = on_small('eval', f'--config_path={trained / "other.json"}')
     assert status == 2 and 'best_model.weights.h5: does not fit this model' in err.splitlines()[-1]
 
 
@@ -385,7 +392,10 @@ def test_weights_of_another_model_are_refused(trained, on_small):
     'changed', ['num_attention_heads', 'num_hidden_layers', 'hidden_act', 'vocab.txt']
 )
 def test_weights_of_a_bert_that_would_fit_are_refused_too(trained, on_small, changed):
-    """Some layers would be left unused; heads, activation and order of tokens do not show."""
+    """Some layers would be left unused; heads, activation and order of tokens do not show.
+
+    Those in the data folder do not matter to `eval`: it takes those beside the weights.
+    """
     if changed == 'vocab.txt':
         text = (trained / 'vocab.txt').read_text(encoding='utf-8')
         (trained / 'vocab.txt').write_text(text.replace('天\n津', '津\n天'), encoding='utf-8')
@@ -393,6 +403,12 @@ def test_weights_of_a_bert_that_would_fit_are_refused_too(trained, on_small, cha
         config = json.loads((trained / 'bert_config.json').read_text(encoding='utf-8'))
         other = {'num_attention_heads': 4, 'num_hidden_layers': 1, 'hidden_act': 'relu'}[changed]
         write_json(trained / 'bert_config.json', {**config, changed: other})
+    assert on_small('eval')[0] == 0
+    status, out, err = on_small('train')
+    assert (status, out) == (2, '')
+    assert 'made with the BERT = ' in err.splitlines()[-1]
+    name = 'vocab.txt' if changed == 'vocab.txt' else 'bert_config.json'
+    shutil.copy(trained / name, trained / 'output')
     status, out, err = on_small('eval')
     assert (status, out) == (2, '')
     assert 'bert_config.json or vocab.txt is not the one' in err.splitlines()[-1]
@@ -474,6 +490,77 @@ def test_predict_names_what_is_wrong_with_its_file(script, tmp_path, text, named
         path.write_text(text, encoding='utf-8')
     status, out, err = call(script, 'predict', path)
     assert (status, out) == (2, '') and f'{path}: {named}' in err.splitlines()[-1]
+
+
+def test_answers_to_another_file_of_the_same_name_are_not_replaced(on_small, trained):
+    """Until they are moved; both files are named."""
+    for folder, name in ('one', 'a'), ('other', 'b'):
+        (trained / folder).mkdir()
+        write_json(trained / folder / 'q.json', [record(name)])
+    status, out, err = on_small('predict', trained / 'one' / 'q.json')
+    assert status == 0 and out.startswith('a\t'), err
+    status, out, err = on_small('predict', trained / 'other' / 'q.json')
+    assert (status, out) == (2, '')
+    paths = [str(trained / folder / 'q.json') for folder in ('one', 'other')]
+    assert all(path in err.splitlines()[-1] for path in paths)
+    answers = trained / 'output' / 'answers_to_q.jsonl'
+    [told] = map(json.loads, answers.read_text(encoding='utf-8').splitlines())
+    assert told['id'] == 'a' and told['file'] == paths[0]
+    answers.rename(trained / 'output' / 'moved.jsonl')
+    status, out, err = on_small('predict', trained / 'other' / 'q.json')
+    assert status == 0 and out.startswith('b\t'), err
+
+
+def test_everything_that_is_told_is_written(script, trained, on_small):
+    """All of an Answer, each in a line of JSON."""
+    data = [record('a'), record('b', '谁？'), {'id': 'c'}]
+    write_json(trained / 'q.json', data)
+    status, _, err = on_small('predict', trained / 'q.json', '--topk=3')
+    assert status == 0, err
+    lines = (trained / 'output' / 'answers_to_q.jsonl').read_text(encoding='utf-8').splitlines()
+    given = {'data_dir': str(trained), 'output_dir': str(trained / 'output')}
+    reader = script.load_reader(**given, checkpoint_path='', max_a_len=4, topk=3)
+    expected = [*script.answer_records(reader, data)]  # read together, as before
+    source = {'file': str(trained / 'q.json')}
+    assert [json.loads(line) for line in lines] == [{**told, **source} for told in expected]
+    assert len(expected[0]['candidates']) > 1 and len(expected[0]['votes']) == 3
+    assert expected[2]['error'] == 'no question and no passages'
+
+
+def test_report_is_written_by_eval_and_on_request(on_small, trained):
+    """A constant says how many questions it shows; 0: none."""
+    output = trained / 'output'
+    (output / 'report.html').unlink()
+    assert on_small('eval', '--report=0')[0] == 0 and not (output / 'report.html').exists()
+    assert on_small('eval')[0] == 0 and (output / 'report.html').exists()
+    write_json(trained / 'q.json', [record('a')])
+    assert on_small('predict', trained / 'q.json')[0] == 0
+    assert not list(output.glob('answers_to_q*.html'))
+    assert on_small('predict', trained / 'q.json', '--report=5')[0] == 0
+    assert (output / 'answers_to_q.html').exists()
+
+
+def test_training_goes_on_from_a_trained_reader(script, trained, on_small):
+    """With the weights that it has; those of another BERT are refused."""
+    best = trained / 'output' / 'best_model.weights.h5'
+    more = [f'--checkpoint_path={best}', f'--output_dir={trained / "more"}']
+    files = locate_files(script.Constants(data_dir=str(trained), checkpoint_path=str(best)))
+    weights = []
+    for checkpoint in str(best), None:
+        model, _ = script.build_model(files, checkpoint, script.Constants())
+        if not checkpoint:
+            model.load_weights(best)
+        weights.append(model.get_weights())
+    for one, other in zip(*weights, strict=True):
+        assert (one == other).all()
+    status, out, err = on_small('train', *more)
+    assert status == 0, err
+    assert 'random weights' not in err and last_line(out)['total'] == 2
+    text = (trained / 'vocab.txt').read_text(encoding='utf-8').replace('天\n津', '津\n天')
+    (trained / 'other.txt').write_text(text, encoding='utf-8')
+    status, _, err = on_small('train', *more, f'--dict_path={trained / "other.txt"}')
+    assert status == 2
+    assert 'best_model.weights.h5: does not fit this model' in err.splitlines()[-1]
 
 
 def test_brackets_in_the_name_of_a_folder_are_no_pattern(script, trained):
@@ -641,7 +728,8 @@ def test_output_folder_holds_what_the_readme_says(demo, script):
     folder, *_ = demo
     names = {
         'best_model.weights.h5', 'random_order.json', 'log.csv', 'predictions.tsv', 'config.json',
-        'tensorboard', 'train.lock', 'backup-504-8',
+        'tensorboard', 'train.lock', 'backup-504-8', 'predictions.jsonl', 'report.html',
+        'bert_config.json', 'vocab.txt',
     }  # fmt: skip
     assert {name for name in os.listdir(folder) if not name.startswith('answers_to_')} == names
     with open(folder / 'log.csv', encoding='utf-8') as file:
@@ -692,4 +780,103 @@ def test_predict_prints_a_line_for_every_question_with_an_id(demo, script, tmp_p
     lines = re.split('[\r\n]', err)  # none of them is glued to the progress bar
     assert "record 'b' has no question; it gets the empty answer" in lines
     assert "record 'c' has no passages; it gets the empty answer" in lines
-    assert "a record without id cannot be answered, its question is '谁？'" in lines
+    assert (
+        "a record without id has no line in answers_to_questions.tsv, its question is '谁？'"
+        in lines
+    )
+
+
+def test_records_on_standard_input_are_answered_at_once(demo, tmp_path):
+    """While the pipe stays open; nothing is written to the disk, and a bad line harms no other."""
+    folder, *_ = demo
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    asked = {
+        'question': '李文秀的老师是谁？',
+        'passages': [{'passage': '据介绍，李文秀师从方远明。'}],
+    }
+    with subprocess.Popen(
+        [sys.executable, SCRIPT, 'predict', '-', f'--output_dir={folder}'],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path,
+        encoding='utf-8',
+    ) as process:  # fmt: skip
+        for record_id in 'a', None:
+            process.stdin.write(json.dumps({'id': record_id, **asked}) + '\n')
+            process.stdin.flush()
+            told = json.loads(process.stdout.readline())
+            assert (told['id'], told['text'], told['passage']) == (record_id, '方远明', 0)
+        process.stdin.write('{"question"\n')
+        process.stdin.flush()
+        assert 'line 3: not JSON' in json.loads(process.stdout.readline())['error']
+        rest, err = process.communicate(json.dumps({'id': 'c', 'question': '谁？'}))
+    assert process.returncode == 0, err
+    assert json.loads(rest) == {'id': 'c', 'question': '谁？', 'text': '', 'error': 'no passages'}
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert not os.listdir(tmp_path)
+
+
+def test_question_on_the_command_line_is_answered(demo, script):
+    """Plain text, where no terminal shows it."""
+    folder, *_ = demo
+    passages = ['李文秀是一名医生。', '据介绍，李文秀师从方𠮷明。']
+    written = ['--question=李文秀的老师是谁？', *(f'--passage={passage}' for passage in passages)]
+    status, out, err = call(script, 'predict', *written, f'--output_dir={folder}')
+    assert status == 0, err
+    answer, votes, passage, left, other = out.splitlines()
+    assert re.fullmatch(r'answer: 方𠮷明 \(score 0\.\d{3}\)', answer)
+    assert re.fullmatch(r'passage 2 votes: 方 \S+  \[UNK\] \S+  明 \S+  \[SEP\] \S+', votes)
+    assert passage == '  据介绍，李文秀师从[方𠮷明]。'
+    assert re.fullmatch(r'passage 1 left: no answer [01]\.\d\d', left)
+    assert other == '  李文秀是一名医生。'
+
+
+@pytest.fixture
+def elsewhere(checkout, demo, tmp_path):
+    """The script on a machine that has nothing but the project and a trained output folder."""
+    folder, *_ = demo
+    shutil.rmtree(tmp_path / 'data')
+    (tmp_path / 'trained').mkdir()
+    for name in ('best_model.weights.h5', 'config.json', 'bert_config.json', 'vocab.txt'):
+        shutil.copy(folder / name, tmp_path / 'trained')
+    shutil.copy(folder / 'random_order.json', tmp_path / 'trained')
+    return checkout
+
+
+def test_trained_result_is_one_folder(elsewhere, demo, tmp_path):
+    """predict and export need nothing else, eval the data besides."""
+    _, out, _ = demo
+    questions = json.loads(read(os.path.join(DEMO, 'SogouQA.json')))[:3]
+    write_json(tmp_path / 'q.json', questions)
+    trained = f'--output_dir={tmp_path / "trained"}'
+    done = run('predict', tmp_path / 'q.json', trained, script=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert [line.split('\t')[0] for line in done.stdout.splitlines()] == ['10000', '10001', '10002']
+    done = run('export', tmp_path / 'model', trained, script=elsewhere)
+    assert done.returncode == 0 and (tmp_path / 'model' / 'saved_model.pb').exists(), done.stderr
+    done = run('eval', trained, script=elsewhere)
+    assert done.returncode == 2 and 'SogouQA.json' in done.stderr.splitlines()[-1]
+    for name in 'SogouQA.json', 'qid_answer_expand':
+        os.makedirs(tmp_path / 'data', exist_ok=True)
+        shutil.copy(os.path.join(DEMO, name), tmp_path / 'data')
+    done = run('eval', trained, script=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert last_line(done.stdout) == last_line(out)
+
+
+def test_exported_reader_answers_as_the_readme_says(demo, script, tmp_path):
+    """The loop that it shows, in a process without this project, against the reader."""
+    folder, *_ = demo
+    done = call(script, 'export', tmp_path / 'model', f'--output_dir={folder}')
+    assert done[0] == 0, done[2]
+    [loop] = re.findall(r'```python\n(import json.*?)```', read(README), re.DOTALL)
+    questions = json.loads(read(os.path.join(DEMO, 'SogouQA.json')))[100:120]
+    asked = [script.asked(record) for record in questions]
+    reads = 'import json, sys\nfor asked in json.load(sys.stdin):\n    print(answer(*asked))\n'
+    done = subprocess.run(
+        [sys.executable, '-c', loop + reads],
+        input=json.dumps(asked), capture_output=True, encoding='utf-8', cwd=tmp_path, check=False,
+        env={name: value for name, value in os.environ.items() if name != 'PYTHONPATH'},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    reader = script.load_reader(output_dir=str(folder))
+    expected = [reader.tokenizer.decode(answer.token_ids) for answer in reader.answers(asked)]
+    assert done.stdout.splitlines() == expected and len({*expected}) > 15

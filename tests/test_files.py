@@ -14,7 +14,15 @@ import pytest
 from conftest import ROOT, refusal
 
 from evaluate_sogou import UserError
-from support.files import alone, durable, fingerprint, first_line, plainly_named, write_durably
+from support.files import (
+    alone,
+    durable,
+    fingerprint,
+    first_line,
+    make_folder,
+    plainly_named,
+    write_durably,
+)
 
 # ------------------------------------------------------------------------------------------ durable
 
@@ -229,3 +237,12 @@ def test_brackets_and_backslashes_are_no_pattern(tmp_path, name):
     with plainly_named(path) as plain:
         tf.train.Checkpoint(weight=read).read(plain).assert_consumed()
     assert read.numpy() == 1
+
+
+def test_folder_is_made_or_refused(tmp_path):
+    for _ in range(2):
+        make_folder(str(tmp_path / 'a' / 'b'))
+    assert (tmp_path / 'a' / 'b').is_dir()
+    (tmp_path / 'file').touch()
+    line = refusal(make_folder, str(tmp_path / 'file'))
+    assert line.startswith(f'{tmp_path / "file"}: no folder (File exists); choose another')

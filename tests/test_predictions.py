@@ -5,6 +5,7 @@ import contextlib
 import errno
 import fcntl
 import itertools
+import json
 import os
 import re
 import shutil
@@ -17,43 +18,73 @@ from conftest import refusal, write_json
 from runs import Killed, Process, fill, options, position, results, varied_record
 
 from support.keras2 import tf
-from support.predictions import Part, fingerprint_of
+from support.predictions import Part, answer_stream, fingerprint_of
 
 # ------------------------------------------------------------------------------------------- a part
 
 
-def part_of(folder, worker=0, workers=1, origin='fingerprint'):
-    """The Part of a worker of some.tsv."""
-    return Part(str(folder / 'some.tsv'), origin, worker, workers)
+def part_of(folder, worker=0, workers=1, origin='fingerprint', source=None):
+    """The Part of a worker of some.jsonl."""
+    return Part(str(folder / 'some'), origin, source, worker, workers)
 
 
-def broken_off(*lines):
-    """Yield some lines, then be killed."""
-    yield from lines
+def told(question_id, text='北'):
+    """What is told of a record, as far as it matters here."""
+    return {'id': question_id, 'text': text}
+
+
+def line_of(question_id, text='北'):
+    """The line that it has in a file."""
+    return json.dumps(told(question_id, text), ensure_ascii=False)
+
+
+def content_of(folder, extension='jsonl'):
+    """The text of a file."""
+    return (folder / f'some.{extension}').read_text(encoding='utf-8')
+
+
+def broken_off(*entries):
+    """Yield some entries, then be killed."""
+    yield from entries
     raise Killed
+
+
+def test_parts_become_json_lines_answers_and_a_page(tmp_path):
+    """What would break a line is a space in the one, and stays in the other."""
+    part = part_of(tmp_path)
+    part.write(
+        iter([told('a', '北\t京\n\u2028'), told(None), {**told('b', ''), 'error': 'no question'}])
+    )
+    part.join(str(tmp_path / 'some.html'), lambda entries: f'{[entry["id"] for entry in entries]}')
+    lines = content_of(tmp_path).split('\n')
+    assert [json.loads(line).get('error') for line in lines[:-1]] == [None, None, 'no question']
+    assert json.loads(lines[0])['text'] == '北\t京\n\u2028'
+    assert content_of(tmp_path, 'tsv') == 'a\t北 京  \nb\t\n'
+    assert content_of(tmp_path, 'html') == "['a', None, 'b']"
+    assert sorted(os.listdir(tmp_path)) == ['some.html', 'some.jsonl', 'some.tsv']
 
 
 def test_part_that_another_run_went_on_with_meanwhile_is_left_alone(tmp_path):
     late, other = part_of(tmp_path), part_of(tmp_path)
     with pytest.raises(Killed):
-        other.write(broken_off('a\t北'))
-    message = refusal(late.write, iter(['a\t北', 'b\t京']))
+        other.write(broken_off(told('a')))
+    message = refusal(late.write, iter([told('a'), told('b')]))
     assert 'another run has been at work here' in message
-    assert part_of(tmp_path).lines == ['a\t北']
+    assert part_of(tmp_path).lines == [line_of('a')]
 
 
 def test_second_run_on_a_part_is_refused(tmp_path, capsys):
     """The first one goes on as if nothing had been."""
     first, second = part_of(tmp_path), part_of(tmp_path)
 
-    def lines():
-        yield 'a\t北'
-        assert 'another run is at work here' in refusal(second.write, iter(['b\t京']))
-        yield 'b\t京'
+    def entries():
+        yield told('a')
+        assert 'another run is at work here' in refusal(second.write, iter([told('b')]))
+        yield told('b')
 
-    first.write(lines())
+    first.write(entries())
     first.join()
-    assert (tmp_path / 'some.tsv').read_text(encoding='utf-8') == 'a\t北\nb\t京\n'
+    assert content_of(tmp_path, 'tsv') == 'a\t北\nb\t北\n'
     assert not capsys.readouterr().err
 
 
@@ -62,82 +93,117 @@ def test_part_is_written_where_nothing_can_be_locked(tmp_path, monkeypatch, caps
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, 'flock', flock)
-    part_of(tmp_path).write(iter(['a\t北']))
+    part_of(tmp_path).write(iter([told('a')]))
     assert capsys.readouterr().err.count('let no other run work here') == 1
     assert part_of(tmp_path).is_complete
 
 
 def test_part_of_other_questions_is_started_afresh_and_says_so(tmp_path, capsys):
-    begun = 'other fingerprint\na\t北京\n'
-    (tmp_path / 'some.tsv.0-of-1.unfinished').write_text(begun, encoding='utf-8')
+    with pytest.raises(Killed):
+        part_of(tmp_path, origin='other fingerprint').write(broken_off(told('a')))
     part = part_of(tmp_path)
     said = capsys.readouterr().err
-    assert part.lines == [] and 'some.tsv: begun with other weights, constants' in said
+    assert part.lines == [] and 'some.jsonl: begun with other weights, constants' in said
     part.write(iter([]))
     part_of(tmp_path).join()
-    assert (tmp_path / 'some.tsv').read_bytes() == b'' and not capsys.readouterr().err
+    assert content_of(tmp_path, 'tsv') == content_of(tmp_path) == ''
+    assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize('cut', range(1, 9))
+@pytest.mark.parametrize('cut', [1, 2, 3, 4, 5, 9, 17])
 def test_part_cut_off_anywhere_keeps_its_complete_lines(tmp_path, cut):
     """Also in the middle of a character, of three bytes here."""
-    whole = 'fingerprint\na\t北京\nb\t上海\n'.encode()
-    (tmp_path / 'some.tsv.0-of-1.unfinished').write_bytes(whole[:-cut])
+    with pytest.raises(Killed):
+        part_of(tmp_path).write(broken_off(told('a'), told('b', '上海')))
+    unfinished = tmp_path / 'some.jsonl.0-of-1.unfinished'
+    unfinished.write_bytes(unfinished.read_bytes()[:-cut])
     part = part_of(tmp_path)
-    assert part.lines == ['a\t北京']
-    part.write(iter(['b\t天津']))
+    assert part.lines == [line_of('a')]
+    part.write(iter([told('b', '天津')]))
     part.join()
-    assert (tmp_path / 'some.tsv').read_text(encoding='utf-8') == 'a\t北京\nb\t天津\n'
+    assert content_of(tmp_path, 'tsv') == 'a\t北\nb\t天津\n'
 
 
 def test_each_line_is_on_the_disk_before_the_next_is_asked_for(tmp_path):
     """A kill loses at most the answer that was being written."""
-    part, unfinished = part_of(tmp_path), tmp_path / 'some.tsv.0-of-1.unfinished'
+    part = part_of(tmp_path)
 
-    def lines():
-        yield 'a\t北'
-        assert unfinished.read_text(encoding='utf-8') == 'fingerprint\na\t北\n'
-        yield 'b\t京'
-        assert part_of(tmp_path).lines == ['a\t北', 'b\t京']
+    def entries():
+        yield told('a')
+        assert part_of(tmp_path).lines == [line_of('a')]
+        yield told('b')
+        assert part_of(tmp_path).lines == [line_of('a'), line_of('b')]
 
-    part.write(lines())
-    assert os.listdir(tmp_path) == ['some.tsv.0-of-1']
+    part.write(entries())
+    assert os.listdir(tmp_path) == ['some.jsonl.0-of-1']
 
 
 def test_complete_part_is_not_written_again(tmp_path):
     """Killed before the parts were joined, nothing is answered twice."""
-    part_of(tmp_path).write(iter(['a\t北']))
+    part_of(tmp_path).write(iter([told('a')]))
     part = part_of(tmp_path)
     part.write(broken_off())
     part.join()
-    assert (tmp_path / 'some.tsv').read_text(encoding='utf-8') == 'a\t北\n'
+    assert content_of(tmp_path, 'tsv') == 'a\t北\n'
 
 
 @pytest.mark.parametrize('total', [0, 1, 5, 6])
 def test_parts_of_several_workers_are_joined_in_the_order_of_the_records(tmp_path, total):
-    """A record without id has an empty line, which keeps the place but is not written."""
-    (tmp_path / 'some.tsv.1-of-2.unfinished').write_text('of two workers, interrupted')
-    lines = ['' if i == 3 else f'{i}\t北' for i in range(total)]
+    """A record without id keeps its place among the lines of JSON, and has no other."""
+    (tmp_path / 'some.jsonl.1-of-2.unfinished').write_text('of two workers, interrupted')
+    entries = [told(None if i == 3 else f'{i}') for i in range(total)]
     for worker in 2, 0, 1:
-        part_of(tmp_path, worker, 3).write(iter(lines[worker::3]))
+        part_of(tmp_path, worker, 3).write(iter(entries[worker::3]))
     part_of(tmp_path, 0, 3).join()
-    expected = ''.join(f'{line}\n' for line in lines if line)
-    assert (tmp_path / 'some.tsv').read_text(encoding='utf-8') == expected
-    assert os.listdir(tmp_path) == ['some.tsv']
+    assert [json.loads(line) for line in content_of(tmp_path).splitlines()] == entries
+    expected = ''.join(f'{i}\t北\n' for i in range(total) if i != 3)
+    assert content_of(tmp_path, 'tsv') == expected
+    assert sorted(os.listdir(tmp_path)) == ['some.jsonl', 'some.tsv']
 
 
 def test_parts_in_a_folder_whose_name_is_a_pattern_are_removed(tmp_path):
     folder = tmp_path / 'output[1]'
     folder.mkdir()
     part = part_of(folder)
-    part.write(iter(['a\t北']))
+    part.write(iter([told('a')]))
     part.join()
-    assert os.listdir(folder) == ['some.tsv']
+    assert sorted(os.listdir(folder)) == ['some.jsonl', 'some.tsv']
 
 
 def test_part_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / 'some.tsv.0-of-1').mkdir()
-    assert 'some.tsv.0-of-1: cannot be read' in refusal(part_of, tmp_path)
+    (tmp_path / 'some.jsonl.0-of-1').mkdir()
+    assert 'some.jsonl.0-of-1: cannot be read' in refusal(part_of, tmp_path)
+
+
+@pytest.mark.parametrize('state', ['unfinished', 'complete', 'joined', 'of another worker'])
+def test_answers_to_another_file_are_not_replaced(tmp_path, state):
+    """Not even those of a run that was interrupted; the same file's are."""
+    worker = int(state == 'of another worker')
+    part = part_of(tmp_path, worker, worker + 1, source='/a/some.json')
+    if state == 'unfinished':
+        with pytest.raises(Killed):
+            part.write(broken_off(told('a')))
+    else:
+        part.write(iter([told('a')]))
+    if state == 'joined':
+        part.join()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    line = refusal(lambda: part_of(tmp_path, source='/b/some.json'))
+    assert 'answers to /a/some.json, those to /b/some.json would replace them' in line
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    part = part_of(tmp_path, origin='other fingerprint', source='/a/some.json')
+    part.write(iter([told('b')]))
+    part.join()
+    assert content_of(tmp_path, 'tsv') == 'b\t北\n'
+
+
+@pytest.mark.parametrize('text', ['', '[1]\n', 'id\tanswer\n', '{"file": null}\n'])
+def test_file_that_holds_no_answers_to_another_is_replaced(tmp_path, text):
+    (tmp_path / 'some.jsonl').write_text(text, encoding='utf-8')
+    part = part_of(tmp_path, source='/a/some.json')
+    part.write(iter([told('a')]))
+    part.join()
+    assert json.loads(content_of(tmp_path)) == {**told('a'), 'file': '/a/some.json'}
 
 
 def test_other_weights_data_or_order_have_another_fingerprint():
@@ -155,14 +221,90 @@ def test_other_weights_data_or_order_have_another_fingerprint():
     assert len({found, *others}) == 5
 
 
+# ----------------------------------------------------------------------------- records as they come
+
+
+@pytest.fixture
+def pipe():
+    """(what is written to, the stream that is read)."""
+    reads, writes = os.pipe()
+    with open(reads, encoding='utf-8') as stream, open(writes, 'wb', buffering=0) as file:
+        yield file, stream
+
+
+def echo(groups):
+    """Return a function that tells the question of each record, and keeps what came together."""
+
+    def answer(data):
+        groups.append([record['question'] for record in data])
+        for record in data:
+            yield told(record.get('id'), record['question'])
+
+    return answer
+
+
+def question(text):
+    """The line of a record."""
+    return json.dumps({'question': text, 'passages': ['北京']}, ensure_ascii=False).encode()
+
+
+def test_records_are_answered_as_they_come(pipe):
+    """One by one while the pipe stays open; those that come faster are read together."""
+    file, stream = pipe
+    groups = []
+    answers = answer_stream(stream, echo(groups))
+    file.write(question('一') + b'\n')
+    assert next(answers)['text'] == '一'
+    file.write(question('二')[:9])  # a piece of a line is no record yet
+    file.write(question('二')[9:] + b'\n' + question('三') + b'\r\n' + question('四'))
+    assert [next(answers)['text'] for _ in range(2)] == ['二', '三']
+    file.close()
+    assert [each['text'] for each in answers] == ['四']  # the last one has no end of line
+    assert groups == [['一'], ['二', '三'], ['四']]
+
+
+def test_bad_line_has_an_error_in_its_place(pipe):
+    file, stream = pipe
+    lines = [
+        '\ufeff'.encode() + question('一'), b'[1', b'[1]', b'', b'"\xff"', b'{"question": 7}',
+        b'{"passages": [7]}', question('二'),
+    ]  # fmt: skip
+    file.write(b''.join(line + b'\n' for line in lines))
+    file.close()
+    first, *bad, last = answer_stream(stream, echo([]))
+    assert (first['text'], last['text']) == ('一', '二')
+    expected = [
+        'line 2: not JSON', 'line 3 is a list; expected {"id"', 'line 4: not JSON',
+        'line 5: not JSON', 'line 6: "question" is a number', 'line 7: passage 1 is a number',
+    ]  # fmt: skip
+    for entry, beginning in zip(bad, expected, strict=True):
+        assert [*entry] == ['error'] and entry['error'].startswith(beginning)
+        assert '\n' not in entry['error']
+
+
+def test_long_line_is_one_record(pipe):
+    """Longer than a pipe holds at once."""
+    file, stream = pipe
+    text = '北' * 100_000
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        pool.submit(lambda: (file.write(question(text) + b'\n'), file.close()))
+        assert [each['text'] for each in answer_stream(stream, echo([]))] == [text]
+
+
+def test_closed_standard_input_is_named():
+    assert refusal(next, answer_stream(None, echo([]))).startswith('standard input: closed')
+
+
 # ------------------------------------------------------------------------------ kills while reading
 
 
 def answered(path):
-    """The lines that are written already, in the order of the questions."""
-    for name in f'{path}.0-of-1.unfinished', f'{path}.0-of-1':
+    """Those of the lines of a .tsv that are answered already, in the order of the questions."""
+    part = f'{str(path).removesuffix(".tsv")}.jsonl.0-of-1'
+    for name in f'{part}.unfinished', part:
         with contextlib.suppress(FileNotFoundError), open(name, encoding='utf-8') as file:
-            return file.read().split('\n')[1:-1]
+            entries = map(json.loads, file.read().split('\n')[1:-1])
+            return [f'{entry["id"]}\t{entry["text"]}' for entry in entries]
     return []
 
 
@@ -252,8 +394,8 @@ def test_two_workers_predict_what_one_does(script, train, undisturbed, tmp_path,
     """The first waits for the second, whose part is absent until it is complete."""
     output = shutil.copytree(undisturbed.output, tmp_path / 'output')
     # three workers, interrupted
-    (output / 'predictions.tsv').rename(output / 'predictions.tsv.2-of-3.unfinished')
-    part, original = output / 'predictions.tsv.1-of-2', script.ReadingComprehension.answers
+    (output / 'predictions.tsv').rename(output / 'predictions.jsonl.2-of-3.unfinished')
+    part, original = output / 'predictions.jsonl.1-of-2', script.ReadingComprehension.answers
 
     def cut_off(*arguments):
         return broken_off(*itertools.islice(original(*arguments), 2))
@@ -276,7 +418,7 @@ def test_two_workers_predict_what_one_does(script, train, undisturbed, tmp_path,
     status, last_line, err = train(output, 'eval')
     assert status == 0 and f'waiting for {part}' in err
     assert results(output, last_line) == undisturbed.results
-    assert not list(output.glob('predictions.tsv.*'))
+    assert not list(output.glob('predictions.jsonl.*'))
 
 
 def test_two_processes_predict_what_one_does(study, undisturbed, tmp_path):
@@ -310,7 +452,7 @@ def test_reading_without_room_goes_on_with_room(
         patch.setattr(Part, method, without_room)
         status, last_line, err = train(output, 'eval')
     assert (status, last_line) == (2, []) and 'Traceback' not in err
-    expected = r'predictions.tsv: cannot be written \(No space left.*\); make room'
+    expected = r'predictions.jsonl: cannot be written \(No space left.*\); make room'
     assert re.search(expected, err.splitlines()[-1])
     assert not (output / 'predictions.tsv').exists()
     (little_room / 'ballast').unlink()

@@ -114,7 +114,7 @@ def test_file_of_records_that_all_lack_something_is_not_cut_off(tmp_path, capsys
     (tmp_path / 'some.json').write_text('[{"id": "a", "question": "谁"}]', encoding='utf-8')
     records.load_questions(tmp_path / 'some.json', labelled=False)
     assert capsys.readouterr().err.endswith(
-        'lack something and cannot be answered: record 1 (no passages)\n'
+        '1 of 1 records lack something: record 1 (no passages)\n'
     )
 
 

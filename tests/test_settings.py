@@ -11,10 +11,10 @@ import sys
 from typing import Literal
 
 import pytest
-from conftest import ROOT, refusal, write_small
+from conftest import ROOT, refusal, write_json, write_small
 
 from support import settings
-from support.settings import MayDiffer, Path, Positive, Whole
+from support.settings import MayDiffer, Path, Positive, Trained, Whole
 
 
 @settings.constants
@@ -33,6 +33,8 @@ class Sample:
     free_whole: MayDiffer[Whole[1]] = 1
     free_choice: MayDiffer[Literal['a', 'b']] = 'a'
     free_flag: MayDiffer[bool] = True
+    kept_whole: Trained[Whole[1]] = 1
+    kept_choice: Trained[Literal['a', 'b']] = 'a'
 
 
 WHOLE, NUMBER, TEXT = 'a whole number', 'a number', 'a text in quotes'
@@ -53,6 +55,8 @@ WHOLE, NUMBER, TEXT = 'a whole number', 'a number', 'a text in quotes'
         ('free_whole', [1, 5], [0, 1.5], f'{WHOLE} of at least 1'),
         ('free_choice', ['a', 'b'], ['c'], "'a' or 'b'"),
         ('free_flag', [True, False], ['no'], 'True or False'),
+        ('kept_whole', [1, 5], [0, 1.5], f'{WHOLE} of at least 1'),
+        ('kept_choice', ['a', 'b'], ['c'], "'a' or 'b'"),
     ],
 )
 def test_type_says_what_is_allowed(name, allowed, refused, expected):
@@ -90,18 +94,21 @@ def test_kinds_are_types_taken_apart():
     kinds = settings.kinds(Sample)
     assert list(kinds) == [field.name for field in dataclasses.fields(Sample)]
     assert [kind[0] for kind in kinds.values()] == [
-        int, float, str, str, int, int, float, str, bool, int, str, bool,
+        int, float, str, str, int, int, float, str, bool, int, str, bool, int, str,
     ]  # fmt: skip
-    assert [name for name, kind in kinds.items() if kind[2]] == [
-        'free_whole', 'free_choice', 'free_flag',
-    ]  # fmt: skip
+    words = {name: kind[2] for name, kind in kinds.items() if kind[2]}
+    differ, trained = settings.MAY_DIFFER, settings.TRAINED
+    assert words == {
+        'free_whole': differ, 'free_choice': differ, 'free_flag': differ, 'kept_whole': trained,
+        'kept_choice': trained,
+    }  # fmt: skip
 
 
 def test_fixed_is_what_a_run_must_be_continued_with(script):
     """Neither where things lie, which a folder that was moved changes, nor how long it goes on."""
     may_differ = {
         'data_dir', 'config_path', 'checkpoint_path', 'dict_path', 'output_dir', 'epochs',
-        'accumulate_steps', 'backup_minutes',
+        'accumulate_steps', 'backup_minutes', 'report',
     }  # fmt: skip
     constants = script.Constants(topk=3, epochs=5)
     fixed = settings.fixed(constants)
@@ -113,8 +120,17 @@ def test_fixed_is_what_a_run_must_be_continued_with(script):
 
 
 def parse(constants, *arguments):
-    """Return (command, path, given)."""
-    return tuple(settings.parse_command_line(arguments, constants, 'What it is for.'))
+    """Return (command, path, given) of a command line without a question."""
+    line = settings.parse_command_line(arguments, constants, 'What it is for.')
+    assert line.question is line.passages is None
+    return line.command, line.path, line.given
+
+
+def test_question_may_have_several_passages():
+    """Both may be empty, or begin like an option."""
+    arguments = ['predict', '--question=--whole', '--passage=', '--whole=3', '--passage', '北京']
+    line = settings.parse_command_line(arguments, Sample, '')
+    assert line == ('predict', None, '--whole', ['', '北京'], {'whole': 3})
 
 
 def test_options_may_stand_before_and_after_the_file_of_questions(script):
@@ -157,9 +173,16 @@ def test_value_is_read_by_its_type(written, given):
         (['train', '-x'], '-x: unknown; the nearest constant is --'),
         (['learn'], "invalid choice: 'learn'"),
         ([], 'required: command'),
-        (['predict'], 'predict takes one file of questions, train and eval take none'),
-        (['predict', 'a', 'b'], 'b: predict takes one file of questions'),
-        (['train', 'a'], 'a: predict takes one file of questions'),
+        (['predict'], 'predict takes FILE, - or --question= with one --passage= or more'),
+        (['predict', 'a', 'b'], 'b: predict takes FILE, - or'),
+        (['predict', 'a', '--question=b', '--passage=c'], 'a: predict takes FILE, - or'),
+        (['predict', '--question=b'], 'predict takes FILE, - or'),
+        (['predict', '--passage=c'], 'predict takes FILE, - or'),
+        (['train', 'a'], 'a: train takes nothing more'),
+        (['eval', '--passage=c'], 'eval takes nothing more'),
+        (['export'], 'export takes FOLDER'),
+        (['export', 'a', 'b'], 'b: export takes FOLDER'),
+        (['export', 'a', '--question=b'], 'a: export takes FOLDER'),
     ],
 )
 def test_what_cannot_be_read_is_one_line(arguments, named):
@@ -172,7 +195,7 @@ def test_help_shows_the_source_of_the_constants(capsys):
         parse(Sample, '--help')
     text = capsys.readouterr().out
     assert stop.value.code == 0
-    assert 'What it is for.' in text and '{train,eval,predict FILE}' in text
+    assert 'What it is for.' in text and '{train,eval,predict FILE,export FOLDER}' in text
     assert "\n    choice: Literal['one', 'two'] = 'one'\n" in text
 
 
@@ -215,10 +238,12 @@ def test_new_constant_may_have_any_name():
     class Named:
         command: str = ''
         path: str = ''
+        passages: str = ''
 
-    given = {'command': 'a', 'path': 'b'}
-    assert parse(Named, 'train', '--command=a', '--path=b') == ('train', None, given)
-    assert parse(Named, 'predict', 'c', '--command=a', '--path=b') == ('predict', 'c', given)
+    given = {'command': 'a', 'path': 'b', 'passages': 'd'}
+    written = [f'--{name}={value}' for name, value in given.items()]
+    assert parse(Named, 'train', *written) == ('train', None, given)
+    assert parse(Named, 'predict', 'c', *written) == ('predict', 'c', given)
 
 
 # ------------------------------------------------------------------------- the constants in effect
@@ -271,8 +296,7 @@ def test_demo_constants_give_way_to_the_users(script):
 def test_reader_from_python_takes_constants_by_name(script, monkeypatch, tmp_path):
     monkeypatch.setattr(script, 'load_trained', lambda constants, files: (constants, files))
     constants, files = script.load_reader(output_dir=str(tmp_path), topk=4)
-    own = {'batch_size': 64, 'learning_rate': 3e-4}
-    assert constants == script.Constants(output_dir=str(tmp_path), topk=4, **own) and files.demo
+    assert constants == script.Constants(output_dir=str(tmp_path), topk=4) and files.demo
     assert refusal(lambda: script.load_reader(topk=0)).startswith('topk = 0: expected')
     with pytest.raises(TypeError, match='top_k'):
         script.load_reader(top_k=4)
@@ -346,13 +370,76 @@ def test_what_is_required_is_missed_by_name(tmp_path):
     assert line.startswith(f'missing: a, {tmp_path}, b; data/README.md')
 
 
-def test_output_folder_is_made_or_refused(tmp_path):
-    for _ in range(2):
-        settings.make_output_dir(str(tmp_path / 'a' / 'b'))
-    assert (tmp_path / 'a' / 'b').is_dir()
-    (tmp_path / 'file').touch()
-    line = refusal(settings.make_output_dir, str(tmp_path / 'file'))
-    assert line.startswith(f'{tmp_path / "file"}: cannot be used as output_dir')
+@pytest.fixture
+def trained(tmp_path):
+    """The options of an output folder as `train` leaves it, with constants that suit nothing."""
+    constants = {'whole': 9, 'kept_whole': 7, 'kept_choice': 'b'}
+    for name in 'vocab.txt', 'bert_config.json':
+        (tmp_path / name).touch()
+    write_json(tmp_path / 'config.json', {'constants': constants})
+    return {'output_dir': str(tmp_path), 'data_dir': 'elsewhere'}
+
+
+@settings.constants
+class Reading(Sample):
+    """With the constants that files are found by."""
+
+    data_dir: MayDiffer[Path] = 'auto'
+    config_path: MayDiffer[Path] = 'auto'
+    checkpoint_path: MayDiffer[Path] = 'auto'
+    dict_path: MayDiffer[Path] = 'auto'
+    output_dir: MayDiffer[Path] = 'output'
+
+
+@pytest.mark.parametrize('command', ['eval', 'predict', 'export'])
+def test_what_was_trained_keeps_its_own_lengths_and_bert(trained, command):
+    """They stand in the output folder, and hold unless another is given; nothing else does."""
+    folder = trained['output_dir']
+    constants, files, notes = settings.configure(Reading, trained, command)
+    assert constants == Reading(kept_whole=7, kept_choice='b', **trained)
+    by = f'by {folder}/config.json'
+    expected = [f'kept_whole = 7 instead of 1, {by}', f"kept_choice = 'b' instead of 'a', {by}"]
+    assert notes[2:] == expected
+    assert files.config == f'{folder}/bert_config.json'
+    assert files.vocabulary == f'{folder}/vocab.txt'
+    assert files.sogouqa == 'elsewhere/SogouQA.json'
+    given = {**trained, 'kept_whole': 1, 'dict_path': 'mine.txt'}
+    constants, files, _ = settings.configure(Reading, given, command)
+    assert (constants.kept_whole, constants.kept_choice) == (1, 'b')
+    assert files.vocabulary == 'mine.txt' and files.config == f'{folder}/bert_config.json'
+
+
+def test_training_does_not_go_by_what_was_trained(trained):
+    constants, files, _ = settings.configure(Reading, trained, 'train')
+    assert constants == Reading(**trained) and files.vocabulary == 'elsewhere/vocab.txt'
+
+
+def test_training_goes_on_from_a_reader_with_the_bert_beside_it(script, trained):
+    """The data, also that of the demo, is where it is without."""
+    weights = os.path.join(trained['output_dir'], 'best_model.weights.h5')
+    _, files, _ = settings.configure(script.Constants, {'checkpoint_path': weights}, 'train')
+    assert files.demo and files.checkpoint == weights
+    assert files.config == os.path.join(trained['output_dir'], 'bert_config.json')
+    given = {'checkpoint_path': weights, 'data_dir': 'elsewhere', 'dict_path': 'mine.txt'}
+    _, files, _ = settings.configure(script.Constants, given, 'train')
+    assert not files.demo and files.webqa == 'elsewhere/WebQA.json'
+    assert files.vocabulary == 'mine.txt'
+
+
+def test_output_folder_without_what_travels_takes_the_bert_of_the_data(script, tmp_path):
+    given = {'output_dir': str(tmp_path)}
+    _, files, _ = settings.configure(script.Constants, given, 'eval')
+    assert files.demo and files.vocabulary.endswith('demo/vocab.txt')
+
+
+@pytest.mark.parametrize(
+    'text', ['{', '[]', '{}', '{"constants": 1}', '{"constants": {"kept_whole": 0}}', '[' * 10**5]
+)
+def test_config_that_train_did_not_write_is_named(trained, text):
+    path = os.path.join(trained['output_dir'], 'config.json')
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(text)
+    assert refusal(settings.configure, Reading, trained, 'predict').startswith(f'{path}: not what')
 
 
 # -------------------------------------------------------------------------------------- the process

@@ -14,9 +14,9 @@ from runs import (
     ALWAYS,
     RESULTS,
     Process,
+    curves,
     distance,
     position,
-    scored_epochs,
     two_workers,
 )
 
@@ -212,9 +212,23 @@ def test_log_of_a_continued_run_is_that_of_one_never_interrupted(script, study, 
         state = State(**json.loads(json.dumps(vars(state))))
         lines = text.splitlines(keepends=True)[: epoch + 2]
         assert (folder / 'log.csv').read_bytes().decode() == ''.join(lines)
-        assert scored_epochs(folder) == set(range(epoch + 1))
+        assert curves(folder)['validation/epoch_Final'].keys() == set(range(epoch + 1))
         (folder / 'log.csv').unlink()
     assert list(csv.DictReader(io.StringIO(text)))[1]['loss'] == '1e-17'
+
+
+def test_tensorboard_shows_updates_and_epochs_under_the_names_of_keras(undisturbed):
+    """The mean of the losses of an epoch's 8 updates is that of the epoch."""
+    shown = curves(undisturbed.output)
+    names = ['epoch_Accuracy', 'epoch_F1', 'epoch_Final']
+    validation = {f'validation/{name}' for name in names}
+    assert {*shown} == {'train/batch_loss', 'train/epoch_loss', *validation}
+    losses = [shown['train/batch_loss'][step] for step in range(1, 25)]
+    assert len(shown['train/batch_loss']) == 24
+    for epoch in range(3):
+        mean = np.mean(losses[8 * epoch : 8 * epoch + 8])
+        assert shown['train/epoch_loss'][epoch] == pytest.approx(mean, rel=1e-5)
+    assert all(shown[name].keys() == {0, 1, 2} for name in validation)
 
 
 def test_loss_of_an_epoch_is_the_mean_of_all_its_updates():

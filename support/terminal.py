@@ -1,0 +1,52 @@
+"""One answer and the votes on it, as lines for a terminal; a page of many is in report.py."""
+
+import math
+import os
+import re
+
+
+def as_text(passages, answer, tokens, colour):
+    """Return an Answer and its passages, those that voted most first, as one str.
+
+    passages: list of str; tokens: of the answer and its [SEP], list of str; colour: whether what is
+    marked has another one; without, the answer stands in brackets.
+    """
+    mark, fade = ('\x1b[7m{}\x1b[0m', '\x1b[2m{}\x1b[0m') if colour else ('[{}]', '{}')
+    lines = [f'answer: {_visible(answer.text) or "(none)"}{_scored(answer)}']
+    for candidate in answer.candidates[1:]:
+        finished = '' if candidate.finished else ', not finished'
+        lines.append(f'    or: {_visible(candidate.text)}{_scored(candidate)}{finished}')
+
+    def rank(i):
+        return not answer.votes[i].took_part, -math.prod(answer.votes[i].probas)
+
+    for i in sorted(range(len(passages)), key=rank):
+        vote, passage, text = answer.votes[i], _visible(passages[i]), _visible(answer.text)
+        if not vote.took_part:
+            lines.append(f'passage {i + 1} left: no answer {vote.no_answer:.2f}')
+            lines.append(f'  {fade.format(passage)}')
+            continue
+        if i == answer.passage:
+            start, end = answer.start, answer.end
+            passage = passage[:start] + mark.format(text) + passage[end:]
+        elif text:
+            passage = passage.replace(text, mark.format(text))
+        given = zip(tokens, vote.probas, strict=False)  # none where it was not asked
+        probas = '  '.join(f'{token} {proba:.2f}' for token, proba in given)
+        lines.append(f'passage {i + 1} votes: {probas}' if probas else f'passage {i + 1}')
+        lines.append(f'  {passage}')
+    return '\n'.join(lines)
+
+
+def _visible(text):
+    """Return a text without what a terminal would take for a command, as long as before."""
+    return re.sub('[\x00-\x1f\x7f-\x9f\u2028\u2029]', ' ', text)
+
+
+def _scored(candidate):
+    return '' if candidate.score is None else f' (score {candidate.score:.3f})'
+
+
+def has_colour(stream):
+    """Whether what is written to a stream is seen in a terminal that knows colours."""
+    return bool(stream) and stream.isatty() and os.environ.get('TERM', 'dumb') != 'dumb'
