@@ -5,27 +5,44 @@ import os
 
 import h5py
 
-from evaluate_sogou import UserError, read_text
+from evaluate_sogou import UserError, log, read_text
 
+from .checkpoints import opened
 from .files import durable, fingerprint, first_line, plainly_named
 from .keras2 import bert4keras, keras, tf
+from .settings import is_trained
+
+SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
 
 
 def load_tokenizer(path):
     """Read a vocabulary and simplify it: no ##-pieces of Chinese, no tokens that never occur.
 
-    Returns (tokenizer, keep_tokens, size): WordPieces of the simplified vocabulary, its ids in the
-    full one, a list of int, and the size of the full one. Raises UserError where it is none.
+    As BERT counts, each line is a token, a blank one too; of equal ones the last counts. Returns
+    (tokenizer, keep_tokens, size): WordPieces of the simplified vocabulary, its ids in the full
+    one, a list of int, and the size of the full one. Raises UserError where it is none.
     """
-    startswith = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
-    lines = read_text(path).splitlines()
-    missing = [token for token in startswith if token not in lines]
+    # not splitlines: U+2028 is a token of Google's vocabularies, if a blank one
+    tokens = [line.strip() for line in read_text(path).removesuffix('\n').split('\n')]
+    missing = [token for token in SPECIAL if token not in tokens]
     if missing:
         expected = 'expected the vocab.txt of a BERT, one token a line'
         raise UserError(f'{path}: lacks {", ".join(missing)}; {expected}')
-    load_vocab, encoding = bert4keras.tokenizers.load_vocab, 'utf-8-sig'  # as `read_text`
-    simplified, keep_tokens = load_vocab(path, encoding, simplified=True, startswith=startswith)
-    return WordPieces(simplified), keep_tokens, len(load_vocab(path, encoding))
+    ids = {token: i for i, token in enumerate(tokens)}
+    kept = dict.fromkeys(SPECIAL)
+    kept.update(dict.fromkeys(token for token in sorted(ids, key=ids.get) if _may_occur(token)))
+    simplified = {token: i for i, token in enumerate(kept)}
+    return WordPieces(simplified), [ids[token] for token in kept], len(tokens)
+
+
+def _may_occur(token):
+    """Whether bert4keras's rule for a simplified vocabulary keeps a token."""
+    tokenizer = bert4keras.tokenizers.Tokenizer
+    alone = len(token) <= 1
+    return alone or not any(
+        tokenizer._is_cjk_character(character) or tokenizer._is_punctuation(character)
+        for character in tokenizer.stem(token)
+    )
 
 
 class WordPieces(bert4keras.tokenizers.Tokenizer):
@@ -72,9 +89,7 @@ def build_bert(files, checkpoint, keep_tokens, vocabulary_size, longest):
     try:
         sizes = json.loads(read_text(config))
         if sizes['vocab_size'] != vocabulary_size:
-            raise UserError(
-                f'{config}: {_another_vocabulary(sizes["vocab_size"], vocabulary_size)}'
-            )
+            raise UserError(_misfit(files, config, sizes['vocab_size'], vocabulary_size))
         if sizes['max_position_embeddings'] < longest:
             cure = 'lower max_p_len, max_q_len or max_a_len'
             raise UserError(f'{config}: too few max_position_embeddings; {cure}')
@@ -88,10 +103,10 @@ def build_bert(files, checkpoint, keep_tokens, vocabulary_size, longest):
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         what = f'{type(error).__name__}: {first_line(error)}'
         raise UserError(f'{config}: not a BERT configuration ({what})') from None
-    if checkpoint and checkpoint.endswith('.h5'):
+    if checkpoint and is_trained(checkpoint):
         load_weights(checkpoint, transformer.model, describe_bert(files))
     elif checkpoint:
-        _load_checkpoint(transformer, checkpoint, vocabulary_size)
+        _load_checkpoint(transformer, files, checkpoint, keep_tokens, vocabulary_size)
     elif checkpoint == '':
         for weight in transformer.model.weights:
             if weight.shape.rank == 2:
@@ -99,35 +114,38 @@ def build_bert(files, checkpoint, keep_tokens, vocabulary_size, longest):
     return transformer.model
 
 
-def _another_vocabulary(size, vocabulary_size):
-    return f'made for {size} tokens, but the vocabulary has {vocabulary_size}'
+def _misfit(files, path, size, vocabulary_size):
+    """Return what is wrong between a file made for `size` tokens and the vocabulary."""
+    made = f'{path} is made for {size} tokens'
+    has = f'{files.vocabulary}: line {vocabulary_size} is the last, but {made}'
+    return f'{has}; take both from one BERT, with no line more or less'
 
 
-def _load_checkpoint(transformer, checkpoint, vocabulary_size):
-    """Load a TensorFlow BERT checkpoint and check that every weight arrived.
+def _load_checkpoint(transformer, files, checkpoint, keep_tokens, vocabulary_size):
+    """Load the weights that a BERT is published with and check that every one arrived.
 
     Raises UserError that names the variable that is missing or does not fit, or the two sizes of
     the vocabulary.
     """
-    try:
-        with plainly_named(checkpoint) as path:
-            for name in 'bert/embeddings/word_embeddings', 'cls/predictions/output_bias':
-                size = tf.train.load_variable(path, name).shape[0]
-                if size != vocabulary_size:
-                    raise UserError(f'{checkpoint}: {_another_vocabulary(size, vocabulary_size)}')
-            for layer, names in transformer.variable_mapping().items():
-                if layer not in transformer.layers:
-                    continue
-                weights = transformer.layers[layer].trainable_weights
-                for weight, name in zip(weights, names, strict=True):
-                    value = transformer.load_variable(path, name)
-                    if value.shape != weight.shape:
-                        misfit = f'{name} is {value.shape}, but bert_config.json means'
-                        raise UserError(f'{checkpoint}: {misfit} {weight.shape}')
-                    weight.assign(value)
-    except (tf.errors.OpError, ValueError, IndexError) as error:  # names what is missing
-        what = f'no BERT with its masked language model ({first_line(error)})'
-        raise UserError(f'{checkpoint}: {what}') from None
+    of_tokens = 'bert/embeddings/word_embeddings', 'cls/predictions/output_bias'
+    with opened(checkpoint) as variables:
+        for layer, names in transformer.variable_mapping().items():
+            if layer not in transformer.layers:
+                continue
+            weights = transformer.layers[layer].trainable_weights
+            for weight, name in zip(weights, names, strict=True):
+                if name not in variables:
+                    what = f'no BERT with its masked language model (no {name} in it)'
+                    raise UserError(f'{checkpoint}: {what}; data/README.md names some')
+                value = variables[name]()
+                if name in of_tokens:
+                    if len(value) != vocabulary_size:
+                        raise UserError(_misfit(files, checkpoint, len(value), vocabulary_size))
+                    value = value if keep_tokens is None else value[keep_tokens]
+                if value.shape != weight.shape:
+                    misfit = f'{name} is {value.shape}, but bert_config.json means'
+                    raise UserError(f'{checkpoint}: {misfit} {weight.shape}')
+                weight.assign(value)
 
 
 # ------------------------------------------------------------------------------------ best weights
@@ -161,22 +179,44 @@ def save_best(output_dir, model, described):
 
 
 def load_best(output_dir, model, described):
-    """Load what `save_best` wrote. Raises UserError where there is none or another BERT's."""
+    """Load what `save_best` wrote, or the original script. Raises UserError where there is none."""
     path = os.path.join(output_dir, 'best_model.weights.h5')
-    if not os.path.exists(path):
+    original = path.removesuffix('.h5')
+    if os.path.exists(path):
+        load_weights(path, model, described)
+    elif os.path.isfile(original) or os.path.isfile(f'{original}.index'):
+        log(f'{original}: without a fingerprint; see that it is of this BERT and vocabulary')
+        load_weights(original, model, None)
+    else:
         raise UserError(f'{path}: no such file; run train first, or give its output_dir')
-    load_weights(path, model, described)
 
 
 def load_weights(path, model, described):
-    """Load a file that `save_best` wrote. Raises UserError where it is of another BERT."""
+    """Load a file that `save_best` wrote, or Keras, without a fingerprint, if `described` is None.
+
+    Raises UserError where it is of another BERT.
+    """
     try:
+        if described is None:
+            with plainly_named(path) as plain:
+                status = model.load_weights(plain)
+            if status:  # TensorFlow's format loads what it finds
+                status.assert_existing_objects_matched()
+            return
         with h5py.File(path) as file:
             if file.attrs.get('bert') != described:
                 what = 'bert_config.json or vocab.txt is not the one that it was trained with'
                 raise ValueError(what)
         model.load_weights(path)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RuntimeError,
+        AssertionError,
+        tf.errors.OpError,
+    ) as error:
         misfit = f'does not fit this model ({first_line(error)})'
         cure = 'use the files and constants it was trained with'
         damaged = 'if it is damaged, train in another output_dir'

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import re
 import signal
 import sys
 import typing
@@ -288,7 +289,8 @@ FILE_NAMES = {
     'checkpoint': 'bert_model.ckpt', 'vocabulary': 'vocab.txt',
     'official_answers': 'qid_answer_expand',
 }  # fmt: skip
-CONFIG = 'config.json'  # what `train` says of itself in `output_dir`
+CONFIG = 'config.json'  # what `train` says of itself in `output_dir`; of Hugging Face's, a BERT's
+BEST = 'best_model.weights.h5'
 
 
 class Files(collections.namedtuple('Files', [*FILE_NAMES, 'demo'])):
@@ -298,19 +300,19 @@ class Files(collections.namedtuple('Files', [*FILE_NAMES, 'demo'])):
 def locate_files(constants, command='train'):
     """Return the Files that a command means: the demo's as long as data/ holds no real ones.
 
-    Configuration and vocabulary of a trained reader, which all but `train` need and with which it
-    may go on, stand beside the weights.
+    Configuration and vocabulary stand beside the weights that are meant, where they stand there:
+    those of a checkpoint, or the trained ones, which all but `train` need.
     """
     given = {
         'config': constants.config_path,
-        'checkpoint': constants.checkpoint_path,
+        'checkpoint': _weights(constants.checkpoint_path),
         'vocabulary': constants.dict_path,
     }
-    named, trained = {constants.data_dir, *given.values()} - {'auto'}, None
+    weights = given['checkpoint'] if given['checkpoint'] not in ('auto', '') else None
     if command != 'train':
-        trained = constants.output_dir
-    elif given['checkpoint'].endswith('.h5'):
-        trained = os.path.dirname(given['checkpoint'])
+        weights = os.path.join(constants.output_dir, BEST)
+    named = {constants.data_dir, *given.values()} - {'auto'}
+    if is_trained(given['checkpoint']):  # on any data, also the demo's
         named.remove(given['checkpoint'])
     real = [os.path.join(DATA, name) for name in list(FILE_NAMES.values())[:5]]
     folder, demo_folder = constants.data_dir, os.path.join(DATA, 'demo')
@@ -318,10 +320,45 @@ def locate_files(constants, command='train'):
     if folder == 'auto':
         folder = demo_folder if demo else DATA
     files = Files(*(os.path.join(folder, name) for name in FILE_NAMES.values()), demo)
-    for name in ('config', 'vocabulary') if trained is not None else ():
-        beside = os.path.join(trained, FILE_NAMES[name])
-        files = files._replace(**{name: beside}) if os.path.isfile(beside) else files
+    if weights:
+        files = files._replace(**_beside(weights))
     return files._replace(**{name: path for name, path in given.items() if path != 'auto'})
+
+
+def is_trained(path):
+    """Whether a path is that of the weights that `train` keeps."""
+    return path.endswith('.weights.h5')
+
+
+def _weights(path):
+    """Return which file is meant by a folder of Hugging Face's, or any file of a checkpoint.
+
+    Raises UserError for a pickle, which may do anything when it is read.
+    """
+    if os.path.isdir(path):
+        names = 'model.safetensors', 'tf_model.h5', FILE_NAMES['checkpoint'], 'pytorch_model.bin'
+        there = [name for name in names if exists(os.path.join(path, name))]
+        path = os.path.join(path, (there or names)[0])
+    if path.endswith('.bin'):
+        folder = os.path.dirname(path) or '.'
+        model = f"BertForPreTraining.from_pretrained('{folder}').save_pretrained('{folder}')"
+        convert = f'python -c "from transformers import BertForPreTraining; {model}"'
+        what = 'a pickle, which may run any program; convert it'
+        raise UserError(f'{path}: {what}, where torch and transformers are installed: {convert}')
+    return re.sub(r'\.(index|meta|data-\d{5}-of-\d{5})$', '', path)
+
+
+def _beside(weights):
+    """Return {'config', 'vocabulary'}, as far as they stand beside some weights."""
+    folder, found = os.path.dirname(weights), {}
+    # what `train` calls config.json is something else
+    names = [('config', FILE_NAMES['config']), ('vocabulary', FILE_NAMES['vocabulary'])]
+    if not is_trained(weights):
+        names.insert(0, ('config', CONFIG))
+    for name, filename in names:
+        if os.path.isfile(os.path.join(folder, filename)):
+            found[name] = os.path.join(folder, filename)
+    return found
 
 
 def exists(path):

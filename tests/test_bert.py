@@ -83,6 +83,29 @@ def test_vocabulary_without_a_special_token_is_refused(tmp_path, lacking):
     assert [token for token in SPECIAL if token in message] == [lacking]
 
 
+@pytest.mark.parametrize('end', ['', '\n'])
+def test_lines_are_counted_as_bert_counts_them(tmp_path, end):
+    """A blank line is a token, so is U+2028 alone, where splitlines would see two lines; of equal
+    ones the last counts; Windows' ends of lines are no part of a token."""
+    tokens = [*SPECIAL, 'a', '', 'b', '\u2028', 'a', '中']
+    (tmp_path / 'vocab.txt').write_bytes(('\r\n'.join(tokens) + end).encode())
+    tokenizer, keep_tokens, size = bert.load_tokenizer(str(tmp_path / 'vocab.txt'))
+    assert size == len(tokens)
+    ids = {token: keep_tokens[i] for token, i in tokenizer._token_dict.items()}
+    assert ids == {**{token: i for i, token in enumerate(SPECIAL)}, 'b': 6, '': 7, 'a': 8, '中': 9}
+    assert sorted(keep_tokens) == keep_tokens
+
+
+@pytest.mark.parametrize('change', [lambda text: text + '\n', lambda text: text[:-3]])
+def test_line_too_many_or_too_few_is_named(small, change):
+    """Not the checkpoint, which is right."""
+    path = small / 'vocab.txt'
+    path.write_text(change(path.read_text(encoding='utf-8')), encoding='utf-8')
+    lines = path.read_text(encoding='utf-8').removesuffix('\n').count('\n') + 1
+    assert abs(lines - len(VOCABULARY)) == 1
+    assert refusal(build, small).startswith(f'{path}: line {lines} is the last, but {small}')
+
+
 # ---------------------------------------------------------------------------------- the checkpoint
 
 
@@ -186,8 +209,9 @@ def test_checkpoint_of_another_vocabulary_names_both_sizes(small, name):
     variables[name] = np.concatenate([variables[name]] * 2)
     checkpoint = save_checkpoint(small, variables)
     message = refusal(build, small, checkpoint)
-    assert message.startswith(f'{checkpoint}: ')
-    assert f'{2 * len(VOCABULARY)} tokens' in message and f'has {len(VOCABULARY)}' in message
+    assert message.startswith(f'{small / "vocab.txt"}: ')
+    last = f'line {len(VOCABULARY)} is the last'
+    assert f'{checkpoint} is made for {2 * len(VOCABULARY)} tokens' in message and last in message
 
 
 @pytest.mark.parametrize(
@@ -218,7 +242,8 @@ def test_not_a_checkpoint(small, suffix, content):
     if content:
         (small / f'bert_model.ckpt{suffix}').write_bytes(content)
     message = refusal(build, small, checkpoint)
-    assert message.startswith(f'{checkpoint}: no BERT with its masked language model')
+    assert re.match(r'\S+: (no weights of a BERT|\S+ cannot be read) \(', message)
+    assert message.startswith(f'{checkpoint}: ')
 
 
 def test_checkpoint_that_was_cut_off(small):
@@ -226,7 +251,7 @@ def test_checkpoint_that_was_cut_off(small):
     checkpoint = save_checkpoint(small, bert_variables(small))
     data = small / 'bert_model.ckpt.data-00000-of-00001'
     data.write_bytes(data.read_bytes()[:5000])
-    assert 'no BERT with its masked language model' in refusal(build, small, checkpoint)
+    assert re.search(r'bert_model.ckpt: \S+ cannot be read', refusal(build, small, checkpoint))
 
 
 def test_checkpoint_may_lie_in_a_folder_with_brackets(small):
@@ -243,9 +268,9 @@ def test_checkpoint_may_lie_in_a_folder_with_brackets(small):
 @pytest.mark.parametrize(
     ('change', 'complaint'),
     [
-        ({'vocab_size': 99}, f'made for 99 tokens, but the vocabulary has {len(VOCABULARY)}'),
+        ({'vocab_size': 99}, 'is made for 99 tokens'),
         ({'max_position_embeddings': 351}, 'too few max_position_embeddings'),
-        ({'vocab_size': None}, f'made for None tokens, but the vocabulary has {len(VOCABULARY)}'),
+        ({'vocab_size': None}, 'is made for None tokens'),
         (None, 'not a BERT configuration'),
         ([], 'not a BERT configuration'),
         ({'hidden_act': 'no such'}, 'not a BERT configuration'),
@@ -258,7 +283,8 @@ def test_configuration_that_does_not_fit(small, change, complaint):
     if not change:
         path.write_text(str(change), encoding='utf-8')
     message = refusal(build, small)
-    assert message.startswith(f'{path}: ') and complaint in message
+    named = small / 'vocab.txt' if 'made for' in complaint else path
+    assert message.startswith(f'{named}: ') and complaint in message
 
 
 def test_sequences_may_fill_all_positions(small):
@@ -435,3 +461,18 @@ def test_full_disk_leaves_the_old_weights(small, error):
         bert.save_best(str(small), Model(), '')
     assert (small / 'best_model.weights.h5').read_bytes() == b'old'
     assert not list(small.glob('.*'))
+
+
+@pytest.mark.parametrize('save_format', ['tf', 'h5'])
+def test_weights_of_the_original_script_are_loaded(small, capsys, save_format):
+    """`model.save_weights('best_model.weights')`: Keras's own format, or HDF5 without its name."""
+    model, other = build(small)[0], build(small)[0]
+    draw(model, 1)
+    model.save_weights(str(small / 'best_model.weights'), save_format=save_format)
+    bert.load_best(str(small), other, 'some BERT')
+    for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert 'best_model.weights: without a fingerprint' in capsys.readouterr().err
+    change_config(small, hidden_size=32)
+    line = refusal(bert.load_best, str(small), build(small)[0], 'some BERT')
+    assert line.startswith(f'{small}/best_model.weights: does not fit this model')

@@ -327,7 +327,7 @@ def config(**sizes):
         (
             change('vocab.txt', '[PAD]\n[UNK]\n[CLS]\n[SEP]\n中\n'),
             [],
-            ['made for', 'the vocabulary has 5'],
+            ['vocab.txt: line 5 is the last, but', 'is made for'],
         ),
         (
             change('bert_config.json', '{"vocab_size": 3'),
