@@ -44,6 +44,7 @@ class Constants:
     output_dir: MayDiffer[Path] = 'output'  # everything that is written goes into this folder
     # lengths, in tokens
     max_p_len: Trained[Whole[3]] = 256  # passage, its [CLS] and [SEP] included
+    passage_stride: Trained[Whole[0]] = 0  # tokens to the next window of a long one; 0: it is cut
     max_q_len: Trained[Whole[2]] = 64  # question, its [SEP] included
     max_a_len: Trained[Whole[1]] = 32  # answer, its [SEP] included; training shares the sum
     # training
@@ -78,6 +79,7 @@ from support.batches import Batches, in_groups
 from support.files import alone, first_line, make_folder, write_durably
 from support.keras2 import bert4keras, keras, tf
 from support.predictions import Part, answer_part, answer_stream, fingerprint_of, one_line
+from support.spans import windows_of
 from support.training import Run, Trainer, choose_strategy
 from support.unilm import UniLM
 
@@ -107,6 +109,13 @@ def unify_separators(passage):
     return re.sub(' |、|；|，', ',', passage)
 
 
+def draw_window(passage, rng, constants):
+    """Draw one of the windows that are read of a passage; here its tokens are its characters."""
+    stride = constants.passage_stride
+    later = max(len(passage) - (constants.max_p_len - 2), 0)  # characters after the first window
+    return passage[stride * rng.integers(1 + math.ceil(later / stride)) :]
+
+
 def training_pair(record, rng, constants):
     """Draw a passage of a record and decide what the answer should be (the post's generator).
 
@@ -116,6 +125,8 @@ def training_pair(record, rng, constants):
     """
     passages = record['passages']
     passage = unify_separators(passages[rng.integers(len(passages))]['passage'])
+    if constants.passage_stride:
+        passage = draw_window(passage, rng, constants)
     readable = passage[: constants.max_p_len - 2]  # characters, as in the original
     for answer in (p['answer'] for p in passages if p['answer']):
         if all(part in readable for part in answer.split(' ')):
@@ -324,6 +335,8 @@ class ReadingComprehension:
         self.model, self.tokenizer, self.constants = model, tokenizer, constants
         self.end_id, self.extractive = tokenizer._token_end_id, constants.mode == 'extractive'
         self.unilm = UniLM(model, constants.precision)
+        if constants.passage_stride > constants.max_p_len - 2:
+            raise UserError(f'passage_stride = {constants.passage_stride}: leaves tokens unread')
 
     def answer(self, question, passages, topk=None):
         """Read the passages and answer the question.
@@ -338,23 +351,26 @@ class ReadingComprehension:
         entries = ((passages, *self.encode(text, passages)) for text, passages in questions)
 
         def size_of(entry):
-            _, p_token_ids, q_token_ids = entry
-            return sum(len(token_ids) + len(q_token_ids) for token_ids in p_token_ids)
+            _, windows, q_token_ids = entry
+            return sum(len(window.token_ids) + len(q_token_ids) for window in windows)
 
         for group in in_groups(entries, size_of, self.tokens_together):
-            found = self.search([entry[1:] for entry in group], topk or self.constants.topk)
-            for (passages, p_token_ids, _), each in zip(group, found):
+            encoded = [([w.token_ids for w in windows], q) for _, windows, q in group]
+            found = self.search(encoded, topk or self.constants.topk)
+            for (passages, windows, _), each in zip(group, found):
                 unified = [unify_separators(passage) for passage in passages]
-                yield describe(each, passages, unified, p_token_ids, self.tokenizer)
+                yield describe(each, passages, unified, windows, self.tokenizer)
 
     def encode(self, question, passages):
-        """Return (p_token_ids of each passage, with [CLS] and [SEP]; q_token_ids, with [SEP])."""
+        """Return (what is read of the passages, list of Window; q_token_ids, with its [SEP])."""
         if isinstance(passages, str):  # each of its characters would be read as a passage
             raise TypeError('passages: expected a list of str, got a str; give [passage]')
-        encode, constants = self.tokenizer.encode, self.constants
-        unified = [unify_separators(passage) for passage in passages]
-        p_token_ids = [encode(passage, maxlen=constants.max_p_len)[0] for passage in unified]
-        return p_token_ids, encode(question, maxlen=constants.max_q_len + 1)[0][1:]
+        encode, constants, windows = self.tokenizer.encode, self.constants, []
+        for number, passage in enumerate(passages):
+            token_ids = encode(unify_separators(passage))[0]
+            size, stride = constants.max_p_len, constants.passage_stride
+            windows += windows_of(number, token_ids, size, stride)
+        return windows, encode(question, maxlen=constants.max_q_len + 1)[0][1:]
 
     def search(self, encoded, topk):
         """Return what is found for each of some questions, see `beam_search`, by either vote."""
@@ -370,7 +386,7 @@ class ReadingComprehension:
     def beam_search(self, encoded, topk, vote):
         """Write the answers of several questions token by token, keeping `topk` beams of each.
 
-        encoded: list of (p_token_ids, q_token_ids), as `encode` returns them; vote: a function like
+        encoded: list of (p_token_ids of each passage or window, q_token_ids); vote: a function like
         the one of this name. Returns a list of Found.
         """
         group, sources = [], []

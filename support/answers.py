@@ -1,5 +1,6 @@
 """What the reader tells of an answer: text, place, scores, rivals, votes; not how it is found."""
 
+import math
 import typing
 
 import numpy as np
@@ -81,13 +82,13 @@ def score_of(probas, counts):
     return float(np.prod((counts * probas**2).sum(1) / sums) ** (1 / len(probas)))
 
 
-def describe(found, passages, unified, p_token_ids, tokenizer):
+def describe(found, passages, unified, windows, tokenizer):
     """Return the Answer.
 
     found: a Found; passages, unified: lists of str, as given and as tokenized, character
-    by character; p_token_ids: their token ids.
+    by character; windows: a list of spans.Window, what was read of them.
     """
-    keys = [*map(tuple, p_token_ids)]
+    keys = [tuple(window.token_ids) for window in windows]
     rows = {token_ids: row for row, token_ids in enumerate(found.passages)}
     candidates = []
     for written in found.candidates:
@@ -96,18 +97,32 @@ def describe(found, passages, unified, p_token_ids, tokenizer):
         voters.sort(key=lambda i, agreed=agreed: -agreed[rows[keys[i]]])  # of equal ones the first
         text, place = tokenizer.decode(written.token_ids), (None, None, None)
         for i in voters:
-            span = spans.find_span(tokenizer, unified[i], p_token_ids[i], written.token_ids)
+            number = windows[i].passage
+            span = spans.find_span(tokenizer, unified[number], windows[i], written.token_ids)
             if span:
-                text, place = passages[i][slice(*span)], (i, *span)
+                text, place = passages[number][slice(*span)], (number, *span)
                 break
         token_ids, score, log_score, _, finished = written
         candidates.append(Candidate(text, *place, token_ids, score, log_score, finished))
-    votes = []
-    for key in keys:
+    votes = _votes(found, len(passages), windows)
+    return Answer(*candidates[0][:-1], candidates, votes)
+
+
+def _votes(found, passages, windows):
+    """Return the Vote of each of so many passages, that of its surest window."""
+    rows = {token_ids: row for row, token_ids in enumerate(found.passages)}
+    told = [[] for _ in range(passages)]
+    for window in windows:
+        key = tuple(window.token_ids)
         given = [float(proba[rows[key]]) for proba in found.answer.probas if key in rows]
         asked = not np.isnan(given).any()
-        votes.append(Vote(float(found.no_answer[key]), key in rows, given if asked else []))
-    return Answer(*candidates[0][:-1], candidates, votes)
+        vote = Vote(float(found.no_answer[key]), key in rows, given if asked else [])
+        told[window.passage].append(vote)
+
+    def sure(vote):
+        return vote.took_part, math.prod(vote.probas), -vote.no_answer
+
+    return [max(votes, key=sure) for votes in told]
 
 
 def as_record(record, answer, error):

@@ -1,18 +1,40 @@
-"""An answer's place in its passage: from tokens back to the characters that they were."""
+"""Windows of a passage, and an answer's place in it: from tokens back to characters."""
 
+import typing
 import unicodedata
 
 
-def find_span(tokenizer, passage, token_ids, answer):
-    """Find the first place of an answer's tokens in a passage.
+class Window(typing.NamedTuple):
+    """A piece of a passage, which is read like a passage."""
 
-    passage: str, as it was tokenized; token_ids: its token ids with [CLS] and [SEP], perhaps cut;
-    answer: list of int. Returns (start, end), in characters; None where it does not stand there.
+    passage: int  # its number
+    start: int  # tokens of the passage before it
+    token_ids: list  # with [CLS] and [SEP]
+
+
+def windows_of(number, token_ids, size, stride):
+    """Cut a passage into Windows of `size` tokens, a new one after every `stride` tokens.
+
+    No window begins after one that reached the end. number: of the passage; token_ids: with [CLS]
+    and [SEP], as those of a window, which count in `size`; stride: 0 for the first window alone.
     """
+    (first, *text, last), size = token_ids, size - 2
+    starts = range(0, max(len(text) - size + stride, 1), stride) if stride else [0]
+    return [Window(number, i, [first, *text[i : i + size], last]) for i in starts]
+
+
+def find_span(tokenizer, passage, window, answer):
+    """Find the first place of an answer's tokens in a window of a passage.
+
+    passage: str, as it was tokenized; window: Window; answer: list of int. Returns (start, end), in
+    characters of the passage; None where it does not stand there.
+    """
+    token_ids = window.token_ids
     text, length = token_ids[1:-1], len(answer)
     for start in range(len(text) - length + 1) if answer else ():
         if text[start : start + length] == answer:
-            span = _characters(tokenizer, passage, start, start + length)
+            first = window.start + start
+            span = _characters(tokenizer, passage, first, first + length)
             if span:
                 return span
     return None

@@ -69,7 +69,8 @@ def load_token_ids(path, count, constants):
         encoder.tokenizer, encoder.constants = load_tokenizer(), constants
         data = records.complete(records.load_questions(path))
         chosen = np.linspace(0, len(data) - 1, count).astype(int)
-        return [encoder.encode(*task.asked(data[i])) for i in chosen]
+        encoded = [encoder.encode(*task.asked(data[i])) for i in chosen]
+        return [([window.token_ids for window in windows], q) for windows, q in encoded]
     rng = np.random.default_rng(0)
 
     def text(length):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from support.answers import NO_ANSWER, Found, Written, as_record, describe, score_of
+from support.spans import Window
 
 CLS, END = 2, 3
 
@@ -36,7 +37,8 @@ def described(script, small_bert):
             token_ids = tokenizer.encode(text)[0][1:-1]
             written.append(Written(token_ids, 0.5, -1.0, np.float32(probas), finished))
         found = Found(took_part, no_answer, written or [NO_ANSWER])
-        return describe(found, passages, passages, p_token_ids, tokenizer)
+        windows = [Window(i, 0, token_ids) for i, token_ids in enumerate(p_token_ids)]
+        return describe(found, passages, passages, windows, tokenizer)
 
     return describe_candidates
 

@@ -140,6 +140,22 @@ def test_every_passage_is_drawn_equally_often(script):
     assert len(drawn) == 3 and all(abs(count - 1000) < 130 for count in drawn.values())
 
 
+def test_one_of_the_windows_of_a_long_passage_is_drawn(script):
+    """Those that are read; so answers that lie beyond `max_p_len` become targets."""
+    passage = ''.join(chr(0x4E00 + i) for i in range(23))
+    record = record_of((passage, passage[20:22]))
+    rng, drawn = np.random.default_rng(0), {}
+    constants = script.Constants(max_p_len=12, passage_stride=4)
+    for _ in range(200):
+        text, _, answer = script.training_pair(record, rng, constants)
+        drawn.setdefault(passage.index(text), set()).add(answer)
+    assert drawn == {0: {''}, 4: {''}, 8: {''}, 12: {passage[20:22]}, 16: {passage[20:22]}}
+    rng, same = np.random.default_rng(1), np.random.default_rng(1)
+    script.training_pair(record, rng, script.Constants(max_p_len=12))
+    same.integers(1)
+    assert rng.random() == same.random()  # without a stride nothing more is drawn
+
+
 def test_separators_become_commas_one_for_one(script):
     """So character offsets survive; no other punctuation and no other white space is touched."""
     passage, unified = 'a、 b；，c;。\u3000\t,、d', 'a,,b,,c;。\u3000\t,,d'

@@ -12,6 +12,7 @@ from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from reference_decoder import ReferenceDecoder, SinglePassageDecoder
 
+from evaluate_sogou import UserError
 from support.answers import NO_ANSWER
 from support.keras2 import bert4keras
 from support.unilm import UniLM
@@ -442,6 +443,66 @@ def test_place_is_in_a_passage_that_voted(small_bert, reading):
     reader = reading(writing(tokenizer, '人口在', written))
     passages = ['在北京', '人口在哪里', '人口在 北京北京', '人口在北京']
     assert reader.answer('谁', passages)[:4] == ('北京', 2, 4, 6)
+
+
+# ------------------------------------------------------------------------------ windows of passages
+
+
+@pytest.mark.parametrize('mode', ['extractive', 'generative'])
+@pytest.mark.parametrize(('stride', 'topk'), [(1, 1), (3, 1), (4, 2), (6, 3)])
+def test_windows_read_and_vote_like_passages(reading, small_bert, stride, topk, mode):
+    """The token ids are those of the reference decoder, given the windows as passages."""
+    model, _ = small_bert
+    reader = reading(max_p_len=8, passage_stride=stride, mode=mode)
+    decoder = ReferenceDecoder(model, END, 6, mode)
+    forward = forward_pass_of(model)
+    decoder.forward = lambda batch: forward(*batch)
+    rng, answers = np.random.default_rng(stride), set()
+    for _ in range(8):
+        passages = [
+            ''.join(rng.choice(list('中国北京上海天津'), rng.integers(1, 20))) for _ in range(3)
+        ]
+        passages += ['北京' * 6]  # some windows of it are equal, and vote as often
+        windows, q_token_ids = reader.encode('人口在哪里', passages)
+        p_token_ids = [window.token_ids for window in windows]
+        assert len(p_token_ids) > len(passages) and max(map(len, p_token_ids)) == 8
+        expected = decoder.answer(p_token_ids, q_token_ids, topk)
+        answer = reader.answer('人口在哪里', passages, topk)
+        assert answer.token_ids == expected
+        answers.add(answer.text)
+        assert len(answer.votes) == len(passages)
+        if answer.passage is not None:
+            text = passages[answer.passage][answer.start : answer.end]
+            assert answer.text == text and answer.votes[answer.passage].took_part
+    assert len(answers) > 2
+
+
+def test_answer_beyond_the_length_of_a_passage_is_reached(reading, small_bert):
+    """The window that holds it votes, the others say [SEP]; the vote of a passage is its surest."""
+    _, tokenizer = small_bert
+    written = tokenizer.encode('北京')[0][1:-1]
+    passages = ['中国' * 6 + '人口在北京' + '天津' * 4, '上海']
+
+    def probabilities(source, beam):
+        text = source[1 : source.index(END)]
+        places = [i for i in range(len(text)) if text[i : i + 2] == written]
+        if not places:
+            return {END: 0.75}
+        return {[*written, END][len(beam)]: 1.0 - 0.125 * (places[0] < 5)}
+
+    for stride, expected in (0, ('', None, None, None)), (4, ('北京', 0, 15, 17)):
+        reader = reading(probabilities, max_p_len=12, passage_stride=stride)
+        answer = reader.answer('谁', passages)
+        assert answer[:4] == expected
+    vote, other = answer.votes
+    assert vote.took_part and vote.probas == [1.0, 1.0, 1.0]
+    assert (other.took_part, other.no_answer) == (False, 0.75)
+
+
+def test_stride_that_would_leave_tokens_unread_is_refused(reading):
+    reading(max_p_len=12, passage_stride=10)
+    with pytest.raises(UserError, match='passage_stride = 11: '):
+        reading(max_p_len=12, passage_stride=11)
 
 
 def test_a_single_passage_stands_in_a_list(reading):

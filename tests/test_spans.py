@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.bert import load_tokenizer
-from support.spans import find_span
+from support.spans import Window, find_span, windows_of
 
 
 @pytest.fixture(scope='module')
@@ -15,10 +15,15 @@ def tokenizer(tmp_path_factory):
     return load_tokenizer(str(write_small(tmp_path_factory.mktemp('small')) / 'vocab.txt'))[0]
 
 
+def find(tokenizer, passage, token_ids, answer):
+    """The span of an answer in a passage that is read from its beginning."""
+    return find_span(tokenizer, passage, Window(0, 0, token_ids), answer)
+
+
 def span_of(tokenizer, passage, start, end, **options):
     """Return the span of tokens start to end of a passage, [CLS] not counted."""
     token_ids = tokenizer.encode(passage, **options)[0]
-    return find_span(tokenizer, passage, token_ids, token_ids[1:-1][start:end])
+    return find(tokenizer, passage, token_ids, token_ids[1:-1][start:end])
 
 
 @pytest.mark.parametrize(
@@ -50,8 +55,8 @@ def test_tokens_that_stand_nowhere_have_no_place(tokenizer):
     """Nor has the empty answer; [CLS] and [SEP] are none of the passage's tokens."""
     token_ids = tokenizer.encode('北京上海')[0]
     for answer in [], token_ids[:2], token_ids[-2:], token_ids[2:4][::-1], [*token_ids, 5]:
-        assert find_span(tokenizer, '北京上海', token_ids, answer) is None
-    assert find_span(tokenizer, '', tokenizer.encode('')[0], token_ids[1:2]) is None
+        assert find(tokenizer, '北京上海', token_ids, answer) is None
+    assert find(tokenizer, '', tokenizer.encode('')[0], token_ids[1:2]) is None
 
 
 def test_passage_is_searched_as_far_as_it_was_read(tokenizer):
@@ -59,9 +64,9 @@ def test_passage_is_searched_as_far_as_it_was_read(tokenizer):
     answer = tokenizer.encode('上海')[0][1:-1]
     passage = '北京上海的上海'
     cut = tokenizer.encode(passage, maxlen=6)[0]
-    assert find_span(tokenizer, passage, cut, answer) == (2, 4)
+    assert find(tokenizer, passage, cut, answer) == (2, 4)
     cut = tokenizer.encode(passage, maxlen=5)[0]
-    assert find_span(tokenizer, passage, cut, answer) is None
+    assert find(tokenizer, passage, cut, answer) is None
 
 
 def test_marks_that_normalization_puts_in_order_raise_nothing(tokenizer):
@@ -78,7 +83,7 @@ def test_any_text_can_be_searched(tokenizer, text, data):
     token_ids = tokenizer.encode(text, maxlen=256)[0]
     if len(token_ids) > 2:
         answer = token_ids[slice(*run(data, len(token_ids) - 2, 1))]
-        found = find_span(tokenizer, text, token_ids, answer)
+        found = find(tokenizer, text, token_ids, answer)
         assert found is None or 0 <= found[0] < found[1] <= len(text)
 
 
@@ -96,10 +101,45 @@ def test_offsets_are_those_of_the_first_place_with_these_tokens(tokenizer, text,
         starts = range(start + 1)
         first = next(i for i in starts if token_ids[1 + i : 1 + i + end - start] == answer)
         expected = places[first], places[first + end - start - 1] + 1
-        assert find_span(tokenizer, text, token_ids, answer) == expected
+        assert find(tokenizer, text, token_ids, answer) == expected
 
 
 def run(data, length, first=0):
     """Draw the start and end of some of so many tokens."""
     start = data.draw(st.integers(0, length - 1))
     return first + start, first + data.draw(st.integers(start + 1, length))
+
+
+# ------------------------------------------------------------------------------------- the windows
+
+
+@pytest.mark.parametrize(
+    ('tokens', 'stride', 'starts'),
+    [
+        (0, 0, [0]), (0, 2, [0]), (3, 2, [0]), (4, 2, [0]), (5, 2, [0, 2]), (6, 2, [0, 2]),
+        (7, 2, [0, 2, 4]), (9, 4, [0, 4, 8]), (8, 4, [0, 4]), (5, 1, [0, 1]), (20, 0, [0]),
+    ],
+)  # fmt: skip
+def test_windows_end_with_the_one_that_reaches_the_end(tokens, stride, starts):
+    """Four tokens each, with [CLS] and [SEP] of their own; together they hold every token."""
+    text = [*range(10, 10 + tokens)]
+    windows = windows_of(7, [2, *text, 3], 6, stride)
+    assert [window.start for window in windows] == starts
+    for window in windows:
+        assert window == (7, window.start, [2, *text[window.start : window.start + 4], 3])
+    if stride:
+        assert {*text} == {i for window in windows for i in window.token_ids[1:-1]}
+
+
+@pytest.mark.parametrize('stride', [1, 2, 3])
+def test_place_in_a_window_is_that_of_the_whole_passage(tokenizer, stride):
+    """Whatever stands before it, white space and characters outside the vocabulary too."""
+    passage = '中 𠮷国\t北京，上\u3000海AB在20年北京'
+    token_ids = tokenizer.encode(passage)[0]
+    answer = tokenizer.encode('北京')[0][1:-1]
+    found = {
+        find_span(tokenizer, passage, window, answer)
+        for window in windows_of(0, token_ids, 5, stride)
+    }
+    assert {passage[slice(*span)] for span in found - {None}} == {'北京'}
+    assert found >= {(5, 7)} and (stride > 2 or (len(passage) - 2, len(passage)) in found)
