@@ -38,6 +38,8 @@ class Constants:
     # Trained: unless another is given, the one of `train`, kept in `output_dir`, holds for reading
     # files; 'auto' means data/, or data/demo/ as long as data/ holds none of the real files
     data_dir: MayDiffer[Path] = 'auto'  # of WebQA.json, SogouQA.json, perhaps qid_answer_expand
+    train_data: MayDiffer[Path] = 'auto'  # other files to train on, with commas; no split then
+    valid_data: MayDiffer[Path] = 'auto'  # and one to validate on
     config_path: MayDiffer[Path] = 'auto'  # BERT's configuration; 'auto': bert_config.json there
     checkpoint_path: MayDiffer[Path] = 'auto'  # 'auto': bert_model.ckpt there; '': random weights
     dict_path: MayDiffer[Path] = 'auto'  # BERT's vocabulary; 'auto': vocab.txt there
@@ -79,7 +81,7 @@ from support.batches import Batches, in_groups
 from support.files import alone, first_line, make_folder, write_durably
 from support.keras2 import bert4keras, keras, tf
 from support.predictions import Part, answer_part, answer_stream, fingerprint_of, one_line
-from support.spans import windows_of
+from support.spans import window_starts, windows_of
 from support.training import Run, Trainer, choose_strategy
 from support.unilm import UniLM
 
@@ -90,8 +92,11 @@ def split(webqa, sogouqa, constants):
     """Split SogouQA by a random order, saved in `output_dir`: every third is for validation.
 
     webqa, sogouqa: lists of records. Returns (training records: the complete ones of the rest of
-    SogouQA twice and of WebQA, validation records).
+    SogouQA twice and of WebQA, validation records). Where `valid_data` is given, they are what
+    webqa and sogouqa hold.
     """
+    if constants.valid_data != 'auto':
+        return records.complete(webqa), sogouqa
     path = os.path.join(constants.output_dir, 'random_order.json')
     random_order = records.load_order(path, len(sogouqa))
     if random_order is None:
@@ -109,11 +114,18 @@ def unify_separators(passage):
     return re.sub(' |、|；|，', ',', passage)
 
 
+def load_data(path, constants, labelled=True):
+    """Read a dataset, and say what of it will not be read or learnt: see support/records.py."""
+    data = records.load_questions(path, labelled)
+    size, stride = constants.max_p_len - 2, constants.passage_stride
+    records.tell_what_is_lost(path, data, unify_separators, size, stride)
+    return data
+
+
 def draw_window(passage, rng, constants):
     """Draw one of the windows that are read of a passage; here its tokens are its characters."""
-    stride = constants.passage_stride
-    later = max(len(passage) - (constants.max_p_len - 2), 0)  # characters after the first window
-    return passage[stride * rng.integers(1 + math.ceil(later / stride)) :]
+    starts = window_starts(len(passage), constants.max_p_len - 2, constants.passage_stride)
+    return passage[starts[rng.integers(len(starts))] :]
 
 
 def training_pair(record, rng, constants):
@@ -512,7 +524,7 @@ def report_of(reader, data, told, references):
 
 def train(constants, files):
     """Train, or continue an interrupted training, keep the best weights and score them."""
-    settings.require(*files[:5])
+    settings.require(*settings.train_paths(constants, files), *files[1:5])
     strategy = choose_strategy()  # of several workers, before anything else
     make_folder(constants.output_dir)
     worker, _ = settings.worker_position()
@@ -524,7 +536,8 @@ def train(constants, files):
 def train_alone(constants, files, strategy):
     """Train as the only run in this output folder."""
     keras.utils.set_random_seed(constants.seed)
-    webqa, sogouqa = map(records.load_questions, (files.webqa, files.sogouqa))
+    paths, sogouqa = settings.train_paths(constants, files), load_data(files.sogouqa, constants)
+    webqa = [record for path in paths for record in load_data(path, constants)]
     references = records.load_references(files.official_answers, files.sogouqa, sogouqa)
     train_data, valid_data = split(webqa, sogouqa, constants)
     records.require_data(train_data, valid_data, files)
@@ -589,9 +602,9 @@ def evaluate_best(constants, files):
     settings.require(files.sogouqa)
     reader = load_trained(constants, files)
     order = os.path.join(constants.output_dir, 'random_order.json')
-    if not os.path.exists(order):
+    if constants.valid_data == 'auto' and not os.path.exists(order):
         raise UserError(f'{order}: no such file; copy it from where the weights were trained')
-    sogouqa = records.load_questions(files.sogouqa)
+    sogouqa = load_data(files.sogouqa, constants)
     references = records.load_references(files.official_answers, files.sogouqa, sogouqa)
     _, valid_data = split([], sogouqa, constants)
     score_validation(reader, valid_data, references, settings.worker_position())
@@ -614,7 +627,7 @@ def predict(constants, files, line):
 
 def predict_file(constants, files, path, with_report):
     """Answer a file of questions; the answers are kept in `output_dir` and printed."""
-    data = records.load_questions(path, labelled=False)
+    data = load_data(path, constants, labelled=False)
     reader = load_trained(constants, files)
     stem, _ = os.path.splitext(os.path.basename(path))
     name = os.path.join(constants.output_dir, f'answers_to_{stem}')

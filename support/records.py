@@ -3,8 +3,12 @@
 import collections
 import json
 import os
+import unicodedata
 
 from evaluate_sogou import Reference, UserError, load_official_answers, log, read_text
+
+from .formats import name_of_format
+from .spans import window_starts
 
 
 def load_questions(path, labelled=True):
@@ -12,8 +16,19 @@ def load_questions(path, labelled=True):
 
     Records that lack an id, a question or passages are kept, see `defects`, and named in one line.
     Unless `labelled`, a passage may lack its answer, which becomes ''. Raises UserError for
-    anything else.
+    anything else; it names the format of a public file that convert.py can read.
     """
+    try:
+        return _load(path, labelled)
+    except UserError:
+        known = name_of_format(path)
+        if not known:
+            raise
+        convert = f'python data/convert.py {path} NEW.json'
+        raise UserError(f'{path}: the format of {known}; convert it first: {convert}') from None
+
+
+def _load(path, labelled):
     records = _load_json(path, labelled)
     if not isinstance(records, list) or not records:
         expected = 'expected a list of records with at least one, see data/README.md'
@@ -28,6 +43,10 @@ def load_questions(path, labelled=True):
             raise UserError(f'{place} has the id {question_id!r} of {first}; ids must differ')
         if question_id is not None:
             positions[question_id] = number
+    if all(map(unanswerable, records)):
+        keys = ', '.join(map(repr, [*records[0]][:10])) or 'none'
+        expected = 'expected "id", "question" and "passages"'
+        raise UserError(f'{path}: no record has question and passages; keys: {keys}; {expected}')
     _name_incomplete(records, path, labelled)
     return records
 
@@ -44,6 +63,68 @@ def _load_json(path, labelled):
     except (RecursionError, ValueError):
         what = 'nested too deeply, or a number too long'
         raise UserError(f'{path}: {what}; expected a list of records') from None
+
+
+def tell_what_is_lost(path, records, unify, size, stride):
+    """Say in one line how much of some records is cut off, and which answers are never a target.
+
+    That is any answer whose parts no passage of its question holds, as `training_pair` looks for
+    them in `size` characters, or in each window of so many where there is a stride. unify: a
+    function of a passage to the text in which they are looked for.
+    """
+    long = labelled = cut_off = passages_in_all = 0
+    never = collections.Counter()
+    for record in complete(records):
+        passages = record['passages']
+        passages_in_all += len(passages)
+        long += sum(len(p['passage']) > size for p in passages)
+        answers = [(number, p['answer']) for number, p in enumerate(passages) if p['answer']]
+        if not answers:
+            continue
+        labelled += len(answers)
+        unified = [unify(p['passage']) for p in passages]
+        readable = [_windows(text, size, stride) for text in unified]
+        for number, answer in answers:
+            parts = answer.split(' ')
+            if _held(parts, readable[number]):
+                continue
+            cut_off += _held(parts, [unified[number]])
+            if not any(_held(parts, windows) for windows in readable):
+                never[_why_never(parts, unified, unify)] += 1
+    lost = []
+    if long and not stride:
+        lost.append(f'{long} of {passages_in_all} passages are cut off after {size} characters')
+    if cut_off:
+        lost.append(f'{cut_off} of {labelled} answers are cut off')
+    if never:
+        reasons = ', '.join(f'{count} {reason}' for reason, count in never.most_common())
+        lost.append(f'{never.total()} answers can never be learnt: {reasons}')
+    if lost:
+        log(f'{path}: {"; ".join(lost)}')
+
+
+def _windows(text, size, stride):
+    return [text[start : start + size] for start in window_starts(len(text), size, stride)]
+
+
+def _held(parts, texts):
+    """Whether one of the texts holds all parts."""
+    return any(all(part in text for part in parts) for text in texts)
+
+
+def _why_never(parts, unified, unify):
+    """Return the reason for which an answer's parts are in nothing that is read of the texts."""
+
+    def folded(text):
+        return unicodedata.normalize('NFKC', text).casefold()
+
+    if _held(parts, unified):
+        return 'cut off'
+    if _held([unify(part) for part in parts], unified):
+        return 'with 、, ； or ， inside'
+    if _held([folded(unify(part)) for part in parts], [folded(text) for text in unified]):
+        return 'in another width or case'
+    return 'in no passage'
 
 
 def parse_line(line, number):

@@ -322,7 +322,19 @@ def locate_files(constants, command='train'):
     files = Files(*(os.path.join(folder, name) for name in FILE_NAMES.values()), demo)
     if weights:
         files = files._replace(**_beside(weights))
+    if command == 'train' and (constants.train_data == 'auto') != (constants.valid_data == 'auto'):
+        raise UserError('train_data and valid_data: give both, or none')
+    if constants.valid_data != 'auto':
+        answers = f'{constants.valid_data}.answers'  # as data/convert.py calls them
+        files = files._replace(sogouqa=constants.valid_data, official_answers=answers)
+    if constants.train_data != 'auto':
+        files = files._replace(webqa=constants.train_data)
     return files._replace(**{name: path for name, path in given.items() if path != 'auto'})
+
+
+def train_paths(constants, files):
+    """Return the paths of the data to train on beside SogouQA, or instead of it."""
+    return [files.webqa] if constants.train_data == 'auto' else constants.train_data.split(',')
 
 
 def is_trained(path):

@@ -12,14 +12,22 @@ class Window(typing.NamedTuple):
     token_ids: list  # with [CLS] and [SEP]
 
 
-def windows_of(number, token_ids, size, stride):
-    """Cut a passage into Windows of `size` tokens, a new one after every `stride` tokens.
+def window_starts(length, size, stride):
+    """Return where windows of `size` begin in a text, a new one after every `stride`: a range.
 
-    No window begins after one that reached the end. number: of the passage; token_ids: with [CLS]
-    and [SEP], as those of a window, which count in `size`; stride: 0 for the first window alone.
+    None begins after one that reached the end; stride: 0 for the first window alone.
+    """
+    return range(0, max(length - size + stride, 1), stride) if stride else range(1)
+
+
+def windows_of(number, token_ids, size, stride):
+    """Cut a passage into Windows of `size` tokens, see `window_starts`.
+
+    number: of the passage; token_ids: with [CLS] and [SEP], as those of a window, which count in
+    `size`.
     """
     (first, *text, last), size = token_ids, size - 2
-    starts = range(0, max(len(text) - size + stride, 1), stride) if stride else [0]
+    starts = window_starts(len(text), size, stride)
     return [Window(number, i, [first, *text[i : i + size], last]) for i in starts]
 
 

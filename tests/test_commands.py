@@ -265,10 +265,13 @@ def test_official_answers_are_used_where_they_lie_in_the_data_folder(trained, on
 
 def test_record_without_question_is_reported_and_still_counted(on_small, small):
     """In validation it gets the empty answer, which the official score counts as wrong."""
-    write_json(small / 'SogouQA.json', [record(f'S{i}', question=None) for i in range(6)])
+    data = [record(f'S{i}', question=None) for i in range(5)]
+    write_json(small / 'SogouQA.json', [*data, record('S5')])
+    (small / 'output').mkdir()
+    write_json(small / 'output' / 'random_order.json', [*range(6)])
     status, out, err = on_small('train', '--epochs=1')
     assert status == 0, err
-    assert '6 of 6 records' in err and 'record 1 (no question)' in err
+    assert '5 of 6 records' in err and 'record 1 (no question)' in err
     scores = dict.fromkeys(['Accuracy', 'F1', 'Final', 'Answered'], 0.0)
     assert last_line(out) == {**scores, 'total': 2}
     assert err.count('has no question; it gets the empty answer') == 2
@@ -466,7 +469,7 @@ def test_saved_order_of_other_data_is_refused(trained, on_small):
 
 
 def test_nothing_to_train_on_is_named(on_small, small):
-    write_json(small / 'WebQA.json', [{'id': 'W1'}])
+    write_json(small / 'WebQA.json', [record(None)])
     write_json(small / 'SogouQA.json', [record('S1')])
     status, _, err = on_small('train')
     assert status == 2 and 'no complete record to train on' in err.splitlines()[-1]
@@ -538,6 +541,26 @@ def test_report_is_written_by_eval_and_on_request(on_small, trained):
     assert not list(output.glob('answers_to_q*.html'))
     assert on_small('predict', trained / 'q.json', '--report=5')[0] == 0
     assert (output / 'answers_to_q.html').exists()
+
+
+def test_any_files_can_be_trained_and_validated_on(on_small, small):
+    """Nothing is split; the answers that count are those beside the file to validate on."""
+    for name, ids in ('one', 'ab'), ('two', 'cd'), ('three', 'efg'):
+        write_json(small / f'{name}.json', [record(question_id) for question_id in ids])
+    lines = ''.join(f'{name}\t天津\t天津|北京|上海\n' for name in 'efg')
+    (small / 'three.json.answers').write_text(lines, encoding='utf-8')
+    for name in 'WebQA.json', 'SogouQA.json':
+        (small / name).unlink()
+    data = [f'--train_data={small / "one.json"},{small / "two.json"}']
+    data.append(f'--valid_data={small / "three.json"}')
+    status, out, err = on_small('train', *data)
+    assert status == 0, err
+    assert '4 questions to train on, 3 to validate' in err and 'three.json.answers' in err
+    assert 'gold: 天津' in err and last_line(out)['total'] == 3
+    assert not (small / 'output' / 'random_order.json').exists()
+    assert on_small('eval', data[1])[:2] == (0, out)
+    status, _, err = on_small('train', f'--train_data={small / "no.json"}', data[1])
+    assert status == 2 and err.splitlines()[-1].startswith(f'missing: {small / "no.json"};')
 
 
 def test_training_goes_on_from_a_trained_reader(script, trained, on_small):

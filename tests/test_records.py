@@ -110,12 +110,37 @@ def test_no_more_than_ten_incomplete_records_are_named(tmp_path, capsys):
 
 
 def test_file_of_records_that_all_lack_something_is_not_cut_off(tmp_path, capsys):
-    """A file for predict in another format, say."""
-    (tmp_path / 'some.json').write_text('[{"id": "a", "question": "谁"}]', encoding='utf-8')
+    """Ids, say, which answers need for a line of their own."""
+    write_json(tmp_path / 'some.json', [record(None)])
     records.load_questions(tmp_path / 'some.json', labelled=False)
-    assert capsys.readouterr().err.endswith(
-        '1 of 1 records lack something: record 1 (no passages)\n'
-    )
+    assert capsys.readouterr().err.endswith('1 of 1 records lack something: record 1 (no id)\n')
+
+
+@pytest.mark.parametrize('labelled', [True, False])
+def test_file_without_a_question_that_has_passages_is_refused(tmp_path, labelled):
+    """It is in another shape; which keys there are says more than that all is missing."""
+    write_json(tmp_path / 'some.json', [{'id': 'a', 'query': '谁', 'passages': []}])
+    message = refusal(records.load_questions, str(tmp_path / 'some.json'), labelled)
+    assert message.startswith(f'{tmp_path / "some.json"}: no record has question and passages')
+    assert "keys: 'id', 'query', 'passages'; expected" in message
+
+
+@pytest.mark.parametrize(
+    ('data', 'named'),
+    [
+        ([{'context_text': '在北京', 'qas': [{'query_text': '谁', 'query_id': 'a'}]}], 'CMRC2018'),
+        ({'data': [{'paragraphs': [{'context': '在北京', 'qas': [{'question': '谁'}]}]}]}, 'SQuAD'),
+        ({'Q1': {'question': '谁', 'evidences': {}}}, 'WebQA in texts'),
+    ],
+)
+@pytest.mark.parametrize('labelled', [True, False])
+def test_public_file_is_named_with_the_command_that_converts_it(tmp_path, data, named, labelled):
+    """Rather than answered with nothing."""
+    path = tmp_path / 'some.json'
+    write_json(path, data)
+    message = refusal(records.load_questions, str(path), labelled)
+    command = f'python data/convert.py {path} NEW.json'
+    assert message == f'{path}: the format of {named}; convert it first: {command}'
 
 
 def test_complete_files_are_read_in_silence(small, capsys):

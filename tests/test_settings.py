@@ -108,7 +108,7 @@ def test_fixed_is_what_a_run_must_be_continued_with(script):
     """Neither where things lie, which a folder that was moved changes, nor how long it goes on."""
     may_differ = {
         'data_dir', 'config_path', 'checkpoint_path', 'dict_path', 'output_dir', 'epochs',
-        'accumulate_steps', 'backup_minutes', 'report',
+        'accumulate_steps', 'backup_minutes', 'report', 'train_data', 'valid_data',
     }  # fmt: skip
     constants = script.Constants(topk=3, epochs=5)
     fixed = settings.fixed(constants)
@@ -322,7 +322,8 @@ def located(tmp_path):
     code = """
 import types
 from support.settings import UserError, locate_files, require
-constants = dict.fromkeys(['data_dir', 'config_path', 'checkpoint_path', 'dict_path'], 'auto')
+names = 'data_dir', 'train_data', 'valid_data', 'config_path', 'checkpoint_path', 'dict_path'
+constants = dict.fromkeys(names, 'auto')
 files = locate_files(types.SimpleNamespace(**constants))
 try:
     require(*files[:5])
@@ -385,6 +386,8 @@ class Reading(Sample):
     """With the constants that files are found by."""
 
     data_dir: MayDiffer[Path] = 'auto'
+    train_data: MayDiffer[Path] = 'auto'
+    valid_data: MayDiffer[Path] = 'auto'
     config_path: MayDiffer[Path] = 'auto'
     checkpoint_path: MayDiffer[Path] = 'auto'
     dict_path: MayDiffer[Path] = 'auto'
@@ -424,6 +427,22 @@ def test_training_goes_on_from_a_reader_with_the_bert_beside_it(script, trained)
     _, files, _ = settings.configure(script.Constants, given, 'train')
     assert not files.demo and files.webqa == 'elsewhere/WebQA.json'
     assert files.vocabulary == 'mine.txt'
+
+
+def test_other_files_to_train_and_validate_on_take_the_place_of_ours(script):
+    """Both are needed to train; answers lie beside the one to validate on."""
+    given = {'data_dir': 'a', 'train_data': 'b.json,c.json', 'valid_data': 'd.json'}
+    constants, files, _ = settings.configure(script.Constants, given, 'train')
+    assert settings.train_paths(constants, files) == ['b.json', 'c.json']
+    assert (files.sogouqa, files.official_answers) == ('d.json', 'd.json.answers')
+    assert files.vocabulary == 'a/vocab.txt'
+    for name in 'train_data', 'valid_data':
+        line = refusal(settings.configure, script.Constants, {name: 'b.json'}, 'train')
+        assert line == 'train_data and valid_data: give both, or none'
+    _, files, _ = settings.configure(script.Constants, {'valid_data': 'd.json'}, 'eval')
+    assert files.sogouqa == 'd.json'
+    constants, files, _ = settings.configure(script.Constants, {'data_dir': 'a,b'}, 'train')
+    assert settings.train_paths(constants, files) == ['a,b/WebQA.json']
 
 
 def test_output_folder_without_what_travels_takes_the_bert_of_the_data(script, tmp_path):
