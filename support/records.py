@@ -98,7 +98,7 @@ def tell_what_is_lost(path, records, unify, size, stride):
         lost.append(f'{cut_off} of {labelled} answers are cut off')
     if never:
         reasons = ', '.join(f'{count} {reason}' for reason, count in never.most_common())
-        lost.append(f'{never.total()} answers can never be learnt: {reasons}')
+        lost.append(f'answers that can never be learnt: {reasons}')
     if lost:
         log(f'{path}: {"; ".join(lost)}')
 

@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, record_of, refusal, write_json
+from runs import call
 
 from evaluate_sogou import UserError, evaluate, load_official_answers
 from support import formats, records
@@ -146,6 +147,32 @@ def test_standard_answers_score_1(shared, name, tmp_path):
         lines = [f'{key}\t{right.answer}\n' for key, right in references.items() if right.answer]
         (tmp_path / 'predictions').write_text(''.join(lines), encoding='utf-8')
         assert evaluate(tmp_path / 'predictions', references)['Final'] == 1
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['cmrc2018_dev.json', *(pytest.param(name, marks=pytest.mark.slow) for name in PIECES)],
+)
+def test_every_real_piece_can_be_trained_on_and_answered(script, shared, name, tmp_path):
+    """Two epochs of the small trained BERT, in windows; only an unlabelled one has nothing."""
+    ours = tmp_path / 'ours.json'
+    convert.write(str(ours), convert_file(piece_of(shared, name), negatives=2))
+    options = [
+        f'--output_dir={tmp_path / "output"}', '--passage_stride=128', '--epochs=2',
+        f'--checkpoint_path={shared}/tiny_bert', f'--dict_path={shared}/vocab.txt',
+    ]  # fmt: skip
+    data = [f'--train_data={ours}', f'--valid_data={ours}']
+    status, out, err = call(script, 'train', *data, *options)
+    assert status == 0, err[-2000:]
+    score = json.loads(out[-1])
+    _, questions, *_ = PIECES[name]
+    assert score['total'] == questions
+    status, _, err = call(script, 'predict', ours, *options)
+    assert status == 0, err[-2000:]
+    lines = (tmp_path / 'output' / 'answers_to_ours.tsv').read_text(encoding='utf-8').splitlines()
+    ids = [entry['id'] for entry in json.loads(ours.read_text(encoding='utf-8'))]
+    assert [line.split('\t')[0] for line in lines] == ids
+    assert lines == (tmp_path / 'output' / 'predictions.tsv').read_text('utf-8').splitlines()
 
 
 @each_piece
@@ -904,6 +931,72 @@ def test_negatives_hold_no_answer_of_our_own_format_either(convert_records, tmp_
     converted = convert_file(str(tmp_path / 'given.json'), negatives=3)
     negatives = [{text for text, _ in given_by(entry)[1:]} for entry in converted.records]
     assert negatives[0] == {'丁,戊', '丁、戊'} and negatives[2] == {'甲、乙', '乙。甲'}
+
+
+# ------------------------------------------------------------------------ contexts of usual length
+
+
+def test_windows_reach_the_answers_that_are_cut_off(shared, script):
+    """Of 100 that stand beyond 254 characters; only six questions are at hand, so some are made.
+
+    They are pieces of the real contexts, as long as answers of CMRC2018 are.
+    """
+    source = formats.read(piece_of(shared, 'cmrc2018_dev.json'))
+    rng, data = np.random.default_rng(0), []
+    contexts = [text for question in source.questions for text, _ in question.passages]
+    contexts = [script.unify_separators(text) for text in contexts if len(text) > 300]
+    while len(data) < 100:
+        text, length = contexts[rng.integers(len(contexts))], rng.integers(3, 21)
+        start = rng.integers(254, len(text) - length + 1)
+        answer = text[start : start + length]
+        if answer not in text[:254]:
+            data.append(record_of((text, answer)))
+    reached = {}
+    for stride in 0, 64, 128, 254:
+        constants = script.Constants(passage_stride=stride)
+        reached[stride] = sum(
+            any(script.training_pair(each, rng, constants)[2] for _ in range(40)) for each in data
+        )
+    assert (reached[0], reached[64], reached[128]) == (0, 100, 100)
+    assert 90 < reached[254] < 100  # the windows do not overlap: some answers are divided
+
+
+@pytest.mark.slow
+def test_demo_in_the_form_of_cmrc2018_is_learnt_as_well(script, tmp_path):
+    """Each passage that answers is a context of its own, and others make up for those that do not.
+
+    Validated like that, and on the demo's own passages.
+    """
+    demo = os.path.join(ROOT, 'data', 'demo')
+    webqa, sogouqa = (
+        records.load_questions(os.path.join(demo, name)) for name in ('WebQA.json', 'SogouQA.json')
+    )
+    output = tmp_path / 'output'
+    output.mkdir()
+    train, valid = script.split(webqa, sogouqa, script.Constants(output_dir=str(output)))
+    for name, data in ('train', train), ('valid', valid):
+        write_json(tmp_path / 'cmrc.json', [*contexts_of(data)])
+        done = run(tmp_path / 'cmrc.json', tmp_path / f'{name}.json', '--negatives=3')
+        assert done.returncode == 0, done.stderr
+    write_json(tmp_path / 'demo.json', valid)
+    options = [f'--output_dir={output}', f'--train_data={tmp_path / "train.json"}']
+    status, out, err = call(script, 'train', *options, f'--valid_data={tmp_path / "valid.json"}')
+    assert status == 0, err[-2000:]
+    assert json.loads(out[-1])['Final'] >= 0.95
+    options = [f'--output_dir={output}', f'--valid_data={tmp_path / "demo.json"}']
+    status, out, err = call(script, 'eval', *options)
+    assert status == 0, err[-2000:]
+    assert json.loads(out[-1])['Final'] >= 0.95  # 0.97 where it is trained as it stands
+
+
+def contexts_of(data):
+    """Yield the passages of records that answer as contexts of CMRC2018."""
+    for entry in {entry['id']: entry for entry in data}.values():
+        for passage, answer in given_by(entry):
+            if answer:
+                asked = {'query_id': entry['id'], 'query_text': entry['question']}
+                asked['answers'] = [answer] * 3
+                yield {'context_id': '', 'context_text': passage, 'qas': [asked], 'title': ''}
 
 
 # ------------------------------------------------------------------------------------- the command
