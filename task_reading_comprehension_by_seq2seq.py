@@ -353,14 +353,16 @@ class ReadingComprehension:
     def answer(self, question, passages, topk=None):
         """Read the passages and answer the question.
 
-        question: str; passages: list of str; topk: beam width, None for the constant. Returns an
-        Answer. Raises TypeError where `passages` is a str.
+        question: str; passages: of str or {'passage': str}; topk: beam width, None for the
+        constant. Returns an Answer. Raises TypeError or ValueError for anything else.
         """
         return next(self.answers([(question, passages)], topk))
 
     def answers(self, questions, topk=None):
         """Yield an Answer for each (question, passages); several questions are read together."""
-        entries = ((passages, *self.encode(text, passages)) for text, passages in questions)
+        topk = records.as_width(topk, self.constants.topk)
+        asked = (records.as_asked(*each) for each in questions)
+        entries = ((passages, *self.encode(text, passages)) for text, passages in asked)
 
         def size_of(entry):
             _, windows, q_token_ids = entry
@@ -368,15 +370,13 @@ class ReadingComprehension:
 
         for group in in_groups(entries, size_of, self.tokens_together):
             encoded = [([w.token_ids for w in windows], q) for _, windows, q in group]
-            found = self.search(encoded, topk or self.constants.topk)
+            found = self.search(encoded, topk)
             for (passages, windows, _), each in zip(group, found):
                 unified = [unify_separators(passage) for passage in passages]
                 yield describe(each, passages, unified, windows, self.tokenizer)
 
     def encode(self, question, passages):
         """Return (what is read of the passages, list of Window; q_token_ids, with its [SEP])."""
-        if isinstance(passages, str):  # each of its characters would be read as a passage
-            raise TypeError('passages: expected a list of str, got a str; give [passage]')
         encode, constants, windows = self.tokenizer.encode, self.constants, []
         for number, passage in enumerate(passages):
             token_ids = encode(unify_separators(passage))[0]

@@ -37,7 +37,7 @@ class Found(typing.NamedTuple):
 class Candidate(typing.NamedTuple):
     """An answer that was possible, and where it stands, None if nowhere."""
 
-    text: str  # passages[passage][start:end], where it stands there
+    text: str  # passages[passage][start:end], where it stands there; see `without_invisible`
     passage: int | None  # its number
     start: int | None
     end: int | None
@@ -82,6 +82,14 @@ def score_of(probas, counts):
     return float(np.prod((counts * probas**2).sum(1) / sums) ** (1 / len(probas)))
 
 
+def without_invisible(text):
+    """Return a text as a person would write it: without what cannot be seen, ends stripped.
+
+    The joiner of emoji, U+200D, stays.
+    """
+    return text.translate({0x200B: None, 0x2060: None, 0xFEFF: None, 0xA0: ' '}).strip()
+
+
 def describe(found, passages, unified, windows, tokenizer):
     """Return the Answer.
 
@@ -101,6 +109,7 @@ def describe(found, passages, unified, windows, tokenizer):
             span = spans.find_span(tokenizer, unified[number], windows[i], written.token_ids)
             if span:
                 text, place = passages[number][slice(*span)], (number, *span)
+                text = without_invisible(text)
                 break
         token_ids, score, log_score, _, finished = written
         candidates.append(Candidate(text, *place, token_ids, score, log_score, finished))

@@ -2,7 +2,10 @@
 
 import collections
 import json
+import numbers
 import os
+import re
+import typing
 import unicodedata
 
 from evaluate_sogou import Reference, UserError, load_official_answers, log, read_text
@@ -209,6 +212,38 @@ def _kind(value):
         return 'missing or null'
     kinds = {dict: 'a record', list: 'a list', str: 'a string', bool: 'true or false'}
     return kinds.get(type(value), 'a number')
+
+
+def as_asked(question, passages):
+    """Return a question and a list of its passages, str, each of which may be {'passage': str}.
+
+    Raises TypeError or ValueError that names what is wrong.
+    """
+    # each character of a str would be a passage
+    if isinstance(passages, (str, bytes, dict)) or not isinstance(passages, typing.Iterable):
+        kind = type(passages).__name__
+        raise TypeError(f'passages: expected a list of str, got a {kind}; give [passage]')
+    texts = [each.get('passage') if isinstance(each, dict) else each for each in passages]
+    named = [('question', question), *((f'passages[{i}]', text) for i, text in enumerate(texts))]
+    for name, text in named:
+        if not isinstance(text, str):
+            raise TypeError(f'{name}: expected a str, got {text!r:.40}')
+        if not text.isascii() and re.search('[\ud800-\udfff]', text):
+            raise ValueError(f'{name}: holds half a character, a lone surrogate')
+    if not question.strip():
+        raise ValueError('question: is empty')
+    return question, texts
+
+
+def as_width(topk, default):
+    """Return a beam width, None for the default. Raises TypeError or ValueError."""
+    topk = default if topk is None else topk
+    expected = f'topk: expected a whole number of at least 1, got {topk!r}'
+    if not isinstance(topk, numbers.Integral):
+        raise TypeError(expected)
+    if topk < 1:
+        raise ValueError(expected)
+    return int(topk)
 
 
 def load_order(path, size):

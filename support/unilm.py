@@ -26,11 +26,16 @@ class Memory(typing.NamedTuple):
 class Cache(typing.NamedTuple):
     """What was read and written so far, and which question each row of it is of."""
 
-    of_question: np.ndarray  # int [rows]
-    memory: Memory
+    of_question: np.ndarray  # int [rows], the remembered ones, then those that are not
+    given: np.ndarray  # int [rows], which source each is
+    memory: Memory  # of the first rows
+    forgotten: list  # the sources of the others, of ascending lengths
 
     def keep(self, rows):
         """Return a Cache of some rows only, in place of this one; rows: int [rows], ascending."""
+        of_question, given, remembered = self.of_question[rows], self.given[rows], self.remembered
+        forgotten = [self.forgotten[row] for row in rows[rows >= remembered] - remembered]
+        rows = rows[rows < remembered]
         lengths, owners, filled = map(np.asarray, self.memory[:3])
         kept = np.flatnonzero(np.isin(owners, rows))  # [blocks]
         owners = np.searchsorted(rows, owners[kept]).astype(np.int32)
@@ -39,7 +44,19 @@ class Cache(typing.NamedTuple):
             sources[i] = tuple(tf.gather(x, kept) for x in pair)
         beams = [tuple(tf.gather(x, rows) for x in pair) for pair in self.memory.beams]
         memory = Memory(lengths[rows], owners, filled[kept], sources, beams)
-        return Cache(self.of_question[rows], memory)
+        return Cache(of_question, given, memory, forgotten)
+
+    @property
+    def remembered(self):
+        """The number of rows that are remembered."""
+        return len(self.memory.lengths)
+
+
+class Packed(typing.NamedTuple):
+    """Keys and values of sources that stay, and the sources that there was no room for."""
+
+    pairs: list  # for each part, for each layer, keys and values, float32 [tokens, width]
+    forgotten: list  # sources, lists of token ids
 
 
 class UniLM:
@@ -52,6 +69,8 @@ class UniLM:
     """
 
     tokens_at_once = 1536  # more are hardly faster, and take more memory
+    # 74 kB each of BERT-base; sources beyond them are read again for each token that is written
+    tokens_remembered = 32768
     block = 32  # tokens of a source that are remembered together: more are padding, fewer are slow
 
     def __init__(self, model, precision='float32', training=False):
@@ -112,10 +131,56 @@ class UniLM:
         lengths = np.array([len(source) for source in every], np.int32)
         order = np.argsort(lengths, kind='stable')
         told, probas, packed = self._read_sorted([every[i] for i in order], judge)
-        rows = order[told[0]]  # which source each packed one is
-        starts, back = np.cumsum(lengths[rows]) - lengths[rows], np.argsort(rows)
-        rows, starts = rows[back], starts[back]  # in the given order again
-        owners, filled, slots = blocks(starts, lengths[rows], self.block)
+        stay = order[told[0]]  # which source each row of probas is
+        first = stay[: len(stay) - len(packed.forgotten)]
+        back = np.argsort(first)  # the remembered ones in the given order again
+        memory = self._remember(packed.pairs, lengths[first], back)
+        rows = np.concatenate([back, np.arange(len(first), len(stay))])
+        of_question = np.repeat(np.arange(len(sources)), counts)[stay[rows]]
+        cache = Cache(of_question, stay[rows], memory, packed.forgotten)
+        ends = np.cumsum(counts)[:-1]
+        told = zip(*(np.split(each[np.argsort(order)], ends) for each in told), strict=True)
+        probas = tf.gather(probas, rows)[:, None]  # [rows, 1, vocab]
+        widths = dict.fromkeys(cache.of_question.tolist(), 1)
+        return list(told), _share_out(probas, cache, widths), cache
+
+    def _read_sorted(self, sources, judge):
+        """Return what `judge` told, two arrays; of those that stay the probabilities and Packed."""
+        lengths = np.array([len(source) for source in sources], np.int32)
+        told, probas, packed, room = [], [], Packed([], []), self.tokens_remembered
+        for start, stop in self._parts(lengths):
+            token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
+            part_probas, part = self._read_graph(token_ids, lengths[start:stop])
+            told.append([each.numpy() for each in judge(part_probas)])
+            part_stays = told[-1][0]
+            tokens = np.flatnonzero(np.repeat(part_stays, lengths[start:stop]))
+            room -= len(tokens)
+            if room >= 0 or not packed.pairs:
+                packed.pairs.append([tuple(tf.gather(x, tokens) for x in pair) for pair in part])
+            else:
+                packed.forgotten.extend(sources[start + i] for i in np.flatnonzero(part_stays))
+            probas.append(tf.boolean_mask(part_probas, part_stays))
+        told = [np.concatenate(each) for each in zip(*told, strict=True)]
+        return told, tf.concat(probas, 0), packed
+
+    def _parts(self, lengths):
+        """Yield start and end of each part that is read at once; lengths: int [rows], ascending."""
+        start = 0
+        while start < len(lengths):
+            padded = lengths[start:] * np.arange(1, len(lengths) - start + 1)
+            stop = start + max(1, np.count_nonzero(padded <= self.tokens_at_once))
+            yield start, stop
+            start = stop
+
+    def _remember(self, packed, lengths, rows):
+        """Return the Memory of sources, before anything is written; `packed` is emptied.
+
+        packed: for each part, for each layer, keys and values, [tokens, width]; lengths: int32
+        [rows], tokens of each source; rows: int [rows], the order that they are to have.
+        """
+        starts = np.cumsum(lengths) - lengths
+        starts, lengths = starts[rows], lengths[rows]
+        owners, filled, slots = blocks(starts, lengths, self.block)
         remembered = []
         for _ in self.layers:  # layer by layer, and what was packed is freed
             columns = zip(*[part.pop(0) for part in packed], strict=True)
@@ -123,33 +188,7 @@ class UniLM:
             remembered.append(tuple(map(self._split, parts)))
         nothing = tf.zeros([len(rows), self.heads, 1, 0, self.size])
         beams = [(nothing, nothing)] * len(self.layers)
-        memory = Memory(lengths[rows], owners, filled, remembered, beams)
-        cache = Cache(np.repeat(np.arange(len(sources)), counts)[rows], memory)
-        ends = np.cumsum(counts)[:-1]
-        told = zip(*(np.split(each[np.argsort(order)], ends) for each in told), strict=True)
-        probas = tf.gather(probas, back)[:, None]  # [rows, 1, vocab]
-        widths = dict.fromkeys(cache.of_question.tolist(), 1)
-        return list(told), _share_out(probas, cache, widths), cache
-
-    def _read_sorted(self, sources, judge):
-        """Return what `judge` told, two arrays, and of those that stay their probabilities and, for
-        each part, keys and values.
-        """
-        lengths = np.array([len(source) for source in sources], np.int32)
-        told, probas, packed, start = [], [], [], 0
-        while start < len(sources):
-            padded = lengths[start:] * np.arange(1, len(sources) - start + 1)
-            stop = start + max(1, np.count_nonzero(padded <= self.tokens_at_once))
-            token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
-            part_probas, part = self._read_graph(token_ids, lengths[start:stop])
-            told.append([each.numpy() for each in judge(part_probas)])
-            part_stays = told[-1][0]
-            tokens = np.flatnonzero(np.repeat(part_stays, lengths[start:stop]))
-            packed.append([tuple(tf.gather(x, tokens) for x in pair) for pair in part])
-            probas.append(tf.boolean_mask(part_probas, part_stays))
-            start = stop
-        told = [np.concatenate(each) for each in zip(*told, strict=True)]
-        return told, tf.concat(probas, 0), packed
+        return Memory(lengths, owners, filled, remembered, beams)
 
     def _read_packed(self, token_ids, lengths):
         # a source of padding and empty ones make shapes that recur, see `run_layers`
@@ -180,9 +219,31 @@ class UniLM:
             if question in beams:
                 output_ids[row, : widths[question]] = beams[question].output_ids
                 parents[row, : widths[question]] = beams[question].parents
-        probas, memory = self._write_graph(cache.memory, output_ids, parents)
-        cache = Cache(cache.of_question, memory)
-        return _share_out(probas, cache, widths), cache
+        count, memory, probas = cache.remembered, cache.memory, []
+        if count:
+            written = output_ids[:count], parents[:count]
+            part_probas, memory = self._write_graph(memory, *written)
+            probas.append(part_probas)
+        probas += self._write_forgotten(cache.forgotten, output_ids[count:])
+        cache = cache._replace(memory=memory)
+        return _share_out(tf.concat(probas, 0), cache, widths), cache
+
+    def _write_forgotten(self, sources, output_ids):
+        """Yield the probabilities of the next token, float32 [rows, beams, vocab], in parts.
+
+        sources: of ascending lengths; output_ids: int32 [rows, beams, written].
+        """
+        lengths = np.array([len(source) for source in sources], np.int32)
+        for start, stop in self._parts(lengths):
+            token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
+            _, packed = self._read_graph(token_ids, lengths[start:stop])
+            memory = self._remember([packed], lengths[start:stop], np.arange(stop - start))
+            part_ids = output_ids[start:stop]
+            rows, beams, written = part_ids.shape
+            parents = np.tile(np.arange(beams, dtype=np.int32), [rows, 1])
+            for length in range(1, written + 1):
+                probas, memory = self._write_graph(memory, part_ids[:, :, :length], parents)
+            yield probas
 
     def _write(self, memory, output_ids, parents):
         """Return the probabilities, float32 [rows, beams, vocab], and the longer Memory.
@@ -341,7 +402,11 @@ def _share_out(probas, cache, widths):
     """Return {question: its part of probas, float32 [rows, beams, vocab]}; widths: its beams."""
     if not widths:  # nothing to split
         return {}
-    questions, sizes = np.unique(cache.of_question, return_counts=True)
+    of_question = cache.of_question
+    if cache.forgotten:
+        order = np.argsort(cache.given)
+        probas, of_question = tf.gather(probas, order), of_question[order]
+    questions, sizes = np.unique(of_question, return_counts=True)
     shares = dict(zip(questions.tolist(), tf.split(probas, sizes), strict=True))
     for question, width in widths.items():
         if width < probas.shape[1]:  # a slice takes as long as a vote

@@ -505,10 +505,39 @@ def test_stride_that_would_leave_tokens_unread_is_refused(reading):
         reading(max_p_len=12, passage_stride=11)
 
 
-def test_a_single_passage_stands_in_a_list(reading):
-    """A str is a sequence too: each of its characters would be a passage."""
-    with pytest.raises(TypeError, match='give \\[passage\\]'):
-        reading().answer('谁', '中国人口在北京')
+def test_passages_may_come_one_by_one_or_as_records(reading):
+    """As a program has them; of no passages there is no answer."""
+    reader, texts = reading(), ['在北京', '人口是2']
+    expected = reader.answer('谁', texts, 2)
+    assert expected == reader.answer('谁', iter(texts), np.int64(2))
+    assert expected == reader.answer('谁', ({'passage': text, 'answer': ''} for text in texts), 2)
+    [answer] = reader.answers(iter([['谁', tuple(texts)]]), 2)
+    assert answer == expected
+    assert reader.answer('谁', [])[:4] == ('', None, None, None)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'message'),
+    [
+        (('谁', '中国人口在北京'), TypeError, 'passages: expected a list of str, got a str; give '),
+        (('谁', {'passage': '中国'}), TypeError, 'passages: expected a list of str, got a dict'),
+        (('谁', ['中国', None]), TypeError, r'passages\[1\]: expected a str, got None'),
+        (('谁', [{'text': '中国'}]), TypeError, r'passages\[0\]: expected a str, got None'),
+        (('谁', [b'a']), TypeError, r"passages\[0\]: expected a str, got b'a'"),
+        (('谁', ['\ud800']), ValueError, r'passages\[0\]: holds half a character'),
+        (('谁', 7), TypeError, 'passages: expected a list of str, got a int'),
+        ((None, ['中国']), TypeError, 'question: expected a str, got None'),
+        (('\udc00', ['中国']), ValueError, 'question: holds half a character'),
+        ((' \n', ['中国']), ValueError, 'question: is empty'),
+        (('谁', ['中国'], 0), ValueError, 'topk: expected a whole number of at least 1, got 0'),
+        (('谁', ['中国'], 1.5), TypeError, 'topk: expected a whole number of at least 1, got 1.5'),
+        (('谁', ['中国'], '2'), TypeError, "topk: expected a whole number of at least 1, got '2'"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(reading, arguments, error, message):
+    """Rather than answered by chance: each character of a str would be a passage."""
+    with pytest.raises(error, match=f'^{message}'):
+        reading().answer(*arguments)
 
 
 @pytest.fixture(scope='module')
@@ -606,6 +635,10 @@ class Comparison:
         for passages, question in drawn:
             passages = [*passages, self.longest] if seed == 7 else passages
             questions.append(([[CLS, *passage, END] for passage in passages], [*question, END]))
+        little_room = len(questions) % 2  # most is read again for each token
+        reader.unilm.tokens_remembered = 40 if little_room else UniLM.tokens_remembered
+        reader.unilm.tokens_at_once = 60 if little_room else UniLM.tokens_at_once
+        self.seen['little room'] += little_room
         together = reader.search(questions, topk)
         for question, found in zip(questions, together, strict=True):
             if variant == 'answers':

@@ -75,7 +75,8 @@ def test_read_predicts_what_the_full_forward_pass_does(bert):
         np.testing.assert_array_equal(told[question][1], predicted[:, 0, END])
 
 
-def test_only_sources_that_stay_are_remembered(bert, monkeypatch):
+@pytest.mark.parametrize('room', [2**15, 700, 0])
+def test_only_sources_that_stay_are_remembered(bert, monkeypatch, room):
     """What `judge` is given are the probabilities of the first token; a question may have none."""
     _, unilm, full = bert
     rng, seen = np.random.default_rng(1), []
@@ -89,6 +90,7 @@ def test_only_sources_that_stay_are_remembered(bert, monkeypatch):
         return probas[:, 5] > median, probas[:, 5]
 
     monkeypatch.setattr(UniLM, 'tokens_at_once', 300)  # so that there are several parts
+    monkeypatch.setattr(UniLM, 'tokens_remembered', room)
     told, probas, cache = unilm.read([[several[i] for i in q] for q in questions], judge)
     assert len(seen) > 3 and all(shape[1:] == expected.shape[1:] for shape in seen)
     for question, (stays, number) in zip(questions, told, strict=True):
@@ -139,13 +141,17 @@ class Question:
         ]
 
 
-@pytest.mark.parametrize('seed', range(3))
-def test_writing_predicts_what_the_full_forward_pass_does(bert, seed):
+@pytest.mark.parametrize(('seed', 'room'), [(0, 2**15), (1, 2**15), (0, 0), (1, 300), (2, 600)])
+def test_writing_predicts_what_the_full_forward_pass_does(bert, monkeypatch, seed, room):
     """Several questions at once, of other widths, beams that fork and end; each stops when it will.
 
     A written [PAD] is what bert4keras masks: as a query or as a key or as both, by its version.
+    What there is no room to remember is read again for each token.
     """
     model, unilm, full = bert
+    monkeypatch.setattr(UniLM, 'tokens_remembered', room)
+    if room < 1000:
+        monkeypatch.setattr(UniLM, 'tokens_at_once', 150)
     draw(model, seed)
     rng = np.random.default_rng(seed)
     questions = []
@@ -155,6 +161,7 @@ def test_writing_predicts_what_the_full_forward_pass_does(bert, seed):
         questions.append(Question(rng, sources, steps))
     _, _, cache = unilm.read([question.sources for question in questions], everything)
     rows, written = [len(cache.of_question)], 0
+    assert (cache.remembered < rows[0]) == (room < 1000)
     for step in range(6):
         going_on = {i: q for i, q in enumerate(questions) if q.steps > step}
         for question in going_on.values():
