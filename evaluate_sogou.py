@@ -155,6 +155,25 @@ def evaluate(predictions, references, output=None):
     return tally.result()
 
 
+def tell_of_coverage(predictions, references, dataset):
+    """Say where an id stands several times, each of which counts, or not every question counts.
+
+    The official answers are of more questions than a validation has; those of a dataset are not.
+    """
+    lines = collections.Counter(
+        name for _, (name, _) in read_lines(predictions, 2, 'id<TAB>answer')
+    )
+    repeated = [name for name, count in lines.items() if count > 1]
+    if repeated:
+        several = f'ids that stand in several lines: {len(repeated):,}, such as {repeated[0]!r}'
+        log(f'{predictions}: warning: {several}; each line counts')
+    if len(lines) < len(references):
+        part = f'{len(lines):,} of {len(references):,} questions'
+        if dataset:
+            part = f'warning: answers to {part} of {dataset}; the others do not count'
+        log(f'{predictions}: {part}')
+
+
 # --------------------------------------------------------------------------- files and the command
 
 
@@ -262,6 +281,7 @@ def main():
     else:
         references = load_official_answers(options.answers)
     result = evaluate(options.predictions, references, options.output)
+    tell_of_coverage(options.predictions, references, options.dataset)
     print(json.dumps(result, ensure_ascii=False), flush=True)
 
 

@@ -10,7 +10,7 @@ import unicodedata
 
 from evaluate_sogou import Reference, UserError, load_official_answers, log, read_text
 
-from .formats import name_of_format
+from .formats import NO_ANSWERS, name_of_format
 from .spans import window_starts
 
 
@@ -51,7 +51,20 @@ def _load(path, labelled):
         expected = 'expected "id", "question" and "passages"'
         raise UserError(f'{path}: no record has question and passages; keys: {keys}; {expected}')
     _name_incomplete(records, path, labelled)
+    _take_as_none(records, path)
     return records
+
+
+def _take_as_none(records, path):
+    """Empty the answers that say that there is none, as some public files do, and say so."""
+    count = 0
+    for record in records:
+        for passage in record.get('passages') or []:
+            if passage['answer'].strip().lower() in NO_ANSWERS:
+                passage['answer'] = ''
+                count += 1
+    if count:
+        log(f'{path}: {count} answers like "no_answer" are taken as none')
 
 
 def _load_json(path, labelled):

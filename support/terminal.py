@@ -28,7 +28,7 @@ def as_text(passages, answer, tokens, colour):
             continue
         if i == answer.passage:
             start, end = answer.start, answer.end
-            passage = passage[:start] + mark.format(text) + passage[end:]
+            passage = passage[:start] + mark.format(passage[start:end]) + passage[end:]
         elif text:
             passage = passage.replace(text, mark.format(text))
         given = zip(tokens, vote.probas, strict=False)  # none where it was not asked

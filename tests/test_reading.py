@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reference_decoder import ReferenceDecoder, SinglePassageDecoder
 
 from evaluate_sogou import UserError
-from support.answers import NO_ANSWER
+from support.answers import NO_ANSWER, without_invisible
 from support.keras2 import bert4keras
 from support.unilm import UniLM
 
@@ -570,7 +570,28 @@ def test_any_text_can_be_read(rereading, text, data):
 
     answer = rereading(text, choose)
     if answer.passage is not None:
-        assert answer.text and answer.text == text[answer.start : answer.end]
+        found = text[answer.start : answer.end]
+        assert answer.text and answer.text == without_invisible(found)
+        assert answer.text == found or set(found) & {*'\u200b\u2060\ufeff\xa0'}
+
+
+@pytest.mark.parametrize(
+    ('passage', 'place', 'text'),
+    [
+        ('在北\u200b京\u2060市\ufeff里', '北\u200b京\u2060市', '北京市'),
+        ('在北京\xa0上海里', '北京\xa0上海', '北京 上海'),  # which training reads as a space
+        ('在\u200b北京\u200b里', '北京', '北京'),
+        ('在👨\u200d👩\u200d👧里', '👨\u200d👩\u200d👧', '👨\u200d👩\u200d👧'),
+        ('在👍🏽❤️里', '👍🏽❤️', '👍🏽❤️'),
+        ('在é里', 'é', 'é'),
+        ('在\xa0ＡＢ\xa0里', 'ＡＢ', 'ＡＢ'),
+    ],
+)
+def test_text_is_without_what_cannot_be_seen(rereading, passage, place, text):
+    """Its place keeps it, and emoji that are joined stay whole."""
+    answer = rereading(passage, lambda token_ids: token_ids[1:-1])
+    assert (answer.text, passage[answer.start : answer.end]) == (text, place)
+    assert answer.candidates[0].text == text
 
 
 # -------------------------------------------------------------------- against the reference decoder

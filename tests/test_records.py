@@ -118,6 +118,20 @@ def test_file_of_records_that_all_lack_something_is_not_cut_off(tmp_path, capsys
 
 
 @pytest.mark.parametrize('labelled', [True, False])
+def test_answer_that_says_that_there_is_none_is_none(tmp_path, capsys, labelled):
+    """Or it would count as right where it is predicted."""
+    passages = [('a', 'no_answer'), ('b', ' No Answer'), ('c', '北京'), ('no_answer', '无')]
+    write_json(tmp_path / 'some.json', [record_of(*passages), record_of(question_id='b')])
+    [first, second] = records.load_questions(tmp_path / 'some.json', labelled)
+    assert [passage['answer'] for passage in first['passages']] == ['', '', '北京', '无']
+    assert second['passages'] == []
+    assert (
+        '2 answers like "no_answer" are taken as none' in capsys.readouterr().err.splitlines()[-1]
+    )
+    assert records.dataset_answers([first])['a'] == Reference('北京', ('北京', '无'))
+
+
+@pytest.mark.parametrize('labelled', [True, False])
 def test_file_without_a_question_that_has_passages_is_refused(tmp_path, labelled):
     """It is in another shape; which keys there are says more than that all is missing."""
     write_json(tmp_path / 'some.json', [{'id': 'a', 'query': '谁', 'passages': []}])

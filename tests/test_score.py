@@ -40,7 +40,7 @@ def run(*arguments, scorer=SCORER, python=sys.executable, **environment):
 def result(*arguments, **options):
     """Run evaluate_sogou.py and return the JSON of its last line."""
     process = run(*arguments, **options)
-    assert (process.returncode, process.stderr) == (0, '')
+    assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])
 
 
@@ -224,7 +224,35 @@ def test_dataset_instead_of_official_answers(files):
     predictions = 'a\t北京\na\t天津 上海\na\t中国\nb\t北京\n'
     (files / 'predictions').write_text(predictions, encoding='utf-8')
     expected = {'Accuracy': 0.5, 'F1': 0.5, 'Final': 0.5, 'total': 4}
-    assert result(files / 'predictions', '--dataset', files / 'dataset.json') == expected
+    process = run(files / 'predictions', '--dataset', files / 'dataset.json')
+    assert (process.returncode, json.loads(process.stdout)) == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ('lines', 'said'),
+    [
+        ('123', ''),
+        ('12', ': 2 of 3 questions'),
+        ('11', ": warning: ids that stand in several lines: 1, such as '1'; each line counts"),
+        ('3133', ": warning: ids that stand in several lines: 1, such as '3'; each line counts"),
+    ],
+)
+@pytest.mark.parametrize('dataset', [False, True])
+def test_part_is_scored_with_a_word_about_the_rest(files, lines, said, dataset):
+    """The official answers are of more questions than anyone validates on; a dataset's are not."""
+    (files / 'predictions').write_text(''.join(f'{name}\t北京\n' for name in lines), 'utf-8')
+    source, part = ['--answers', files / 'answers'], f'{len({*lines})} of 3 questions'
+    if dataset:
+        data = [record_of(('', '北京'), question_id=name) for name in '123']
+        write_json(files / 'dataset.json', data)
+        source = ['--dataset', files / 'dataset.json']
+        part = f'warning: answers to {part} of {files / "dataset.json"}; the others do not count'
+    process = run(files / 'predictions', *source)
+    assert json.loads(process.stdout)['total'] == len(lines)
+    expected = [f'{files / "predictions"}{said}'] if 'warning' in said else []
+    if {*lines} < {*'123'}:
+        expected.append(f'{files / "predictions"}: {part}')
+    assert process.stderr.splitlines() == expected
 
 
 def test_output_is_not_written_over_the_predictions(files):
