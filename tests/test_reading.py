@@ -445,6 +445,38 @@ def test_place_is_in_a_passage_that_voted(small_bert, reading):
     assert reader.answer('谁', passages)[:4] == ('北京', 2, 4, 6)
 
 
+# -------------------------------------------------------------------------- what changes no answer
+
+
+@pytest.mark.parametrize('vote', ['token', 'answer'])
+@pytest.mark.parametrize('topk', [1, 3])
+def test_order_and_silent_passages_change_no_answer(reading, small_bert, vote, topk):
+    """Nor what is told of it, but for rounding; each passage votes wherever it stands."""
+    reader, rng = reading(vote=vote, no_answer_bias=1.0), np.random.default_rng(topk)
+    answers = collections.Counter()
+    for seed in range(24):
+        draw(small_bert[0], seed % 4)
+        lengths = rng.integers(1, 25, 6)
+        passages = [''.join(rng.choice([*'中国北京上海天津，'], length)) for length in lengths]
+        answer = reader.answer('人口在哪里', passages, topk)
+        order = rng.permutation(len(passages)).tolist()
+        shuffled = reader.answer('人口在哪里', [passages[i] for i in order], topk)
+        speaking = [
+            text for text, vote in zip(passages, answer.votes, strict=True) if vote.took_part
+        ]
+        fewer = reader.answer('人口在哪里', speaking, topk)
+        for other in shuffled, fewer:
+            assert other.text == answer.text and other.token_ids == answer.token_ids
+            assert other.score == pytest.approx(answer.score, abs=1e-5)
+        back = sorted(range(len(order)), key=order.__getitem__)
+        moved = [shuffled.votes[i] for i in back]
+        assert [vote.took_part for vote in moved] == [vote.took_part for vote in answer.votes]
+        for vote_here, vote_there in zip(answer.votes, moved, strict=True):
+            assert vote_there.probas == pytest.approx(vote_here.probas, abs=1e-5)
+        answers[bool(answer.text), len(speaking) < len(passages)] += 1
+    assert answers[True, True] > 2, answers
+
+
 # ------------------------------------------------------------------------------ windows of passages
 
 
