@@ -630,7 +630,7 @@ def test_our_own_format_passes_as_it_stands(tmp_path, capsys):
     """JSON lines too; there are no accepted answers besides the passages' own."""
     data = [
         record_of((' 甲、乙\t', '甲、乙'), ('丙', '丁'), question_id='a#1'),
-        record_of(('no_answer', 'no_answer'), ('甲', ''), question_id='b'),
+        record_of(('丙，丁', '丙，丁'), ('甲', ''), question_id='b'),
     ]
     text = ''.join(f'{json.dumps(entry)}\n' for entry in data)
     (tmp_path / 'lines.json').write_text(text, encoding='utf-8')
