@@ -183,7 +183,7 @@ def read_text(path):
         with open(path, encoding='utf-8', newline='') as file:
             text = file.read()
     except FileNotFoundError:
-        raise UserError(f'{path}: no such file') from None
+        raise UserError(f'{path}: no such file; check the path') from None
     except UnicodeDecodeError as error:
         raise UserError(f'{path}: not UTF-8 at byte {error.start}; save it as UTF-8') from None
     except OSError as error:
@@ -277,7 +277,9 @@ def main():
             raise UserError('support: missing beside this file; --dataset needs it') from None
         references = dataset_answers(load_questions(options.dataset))
     elif options.answers == OFFICIAL_ANSWERS and not os.path.exists(OFFICIAL_ANSWERS):
-        raise UserError(f'{OFFICIAL_ANSWERS}: no such file; give --answers or --dataset')
+        raise UserError(
+            f'{OFFICIAL_ANSWERS}: no such file; give --answers or --dataset, see README.md'
+        )
     else:
         references = load_official_answers(options.answers)
     result = evaluate(options.predictions, references, options.output)

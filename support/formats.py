@@ -269,7 +269,8 @@ def _values(text, path):
             value, position = decoder.raw_decode(text, position)
             yield value
     except (RecursionError, ValueError) as error:
-        raise UserError(f'{path}: no JSON that can be read ({error}); is it whole?') from None
+        what = f'no JSON that can be read ({error}); is it whole?'
+        raise UserError(f'{path}: {what} data/README.md names the formats') from None
 
 
 def _records(text, path):

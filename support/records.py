@@ -109,7 +109,8 @@ def tell_what_is_lost(path, records, unify, size, stride):
                 never[_why_never(parts, unified, unify)] += 1
     lost = []
     if long and not stride:
-        lost.append(f'{long} of {passages_in_all} passages are cut off after {size} characters')
+        cut = f'{long} of {passages_in_all} passages are cut off after {size} characters'
+        lost.append(f'{cut}, without --passage_stride')
     if cut_off:
         lost.append(f'{cut_off} of {labelled} answers are cut off')
     if never:

@@ -212,6 +212,10 @@ DEMO = (
     'data/demo/. For the real thing put WebQA.json, SogouQA.json and a Chinese BERT there, '
     'see data/README.md.'
 )
+DEMO_BERT = (
+    'data/ holds no BERT, so this is the one of the demo, of very few weights. For the real thing '
+    'put a Chinese BERT there, see data/README.md.'
+)
 
 
 def configure(constants, given, command='train'):
@@ -224,10 +228,10 @@ def configure(constants, given, command='train'):
     """
     chosen = constants(**given)
     check(chosen)
-    notes = [
-        f'{name} = {value!r} instead of {getattr(constants, name)!r}'
-        for name, value in given.items()
-    ]
+    notes = []
+    for name, value in given.items():
+        usual = getattr(constants, name)
+        notes.append(f'{name} = {value!r}' + f' instead of {usual!r}' * (value != usual))
     files = locate_files(chosen, command)
     changes = {}
     if command != 'train':
@@ -236,7 +240,7 @@ def configure(constants, given, command='train'):
             if name not in given and getattr(chosen, name) != value:
                 changes[name] = value, f'by {config}'
     if files.demo and command in READS_DATA:
-        notes.insert(0, DEMO)
+        notes.insert(0, DEMO if chosen.valid_data == 'auto' else DEMO_BERT)
         own_values = json.loads(read_text(os.path.join(DATA, 'demo', 'constants.json')))
         for name, own in own_values.items():
             if name not in given and getattr(chosen, name) == own['instead_of']:

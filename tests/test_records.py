@@ -233,7 +233,8 @@ def test_what_is_cut_off_is_counted(capsys, script):
         record(None),  # is not used
     ]
     assert lost(capsys, script, data) == (
-        'f.json: 2 of 5 passages are cut off after 10 characters; 2 of 4 answers are cut off; '
+        'f.json: 2 of 5 passages are cut off after 10 characters, without --passage_stride; '
+        '2 of 4 answers are cut off; '
         'answers that can never be learnt: 1 cut off\n'
     )
     assert lost(capsys, script, data, size=12) == lost(capsys, script, data, 10, 5) == ''

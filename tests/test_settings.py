@@ -257,7 +257,7 @@ def test_every_override_is_noted(script, small):
         f"data_dir = '{small}' instead of 'auto'",
         'topk = 4 instead of 1',
         "mode = 'generative' instead of 'extractive'",
-        'seed = 42 instead of 42',
+        'seed = 42',
     ]
 
 
@@ -289,7 +289,7 @@ def test_demo_constants_give_way_to_the_users(script):
     assert notes[1:] == expected
     constants, _, notes = settings.configure(script.Constants, {'learning_rate': 1e-5})
     assert constants == script.Constants(batch_size=64)
-    expected = ['learning_rate = 1e-05 instead of 1e-05', 'batch_size = 64 instead of 32']
+    expected = ['learning_rate = 1e-05', 'batch_size = 64 instead of 32']
     assert [note.removesuffix(', for the demo') for note in notes[1:]] == expected
 
 
@@ -443,6 +443,16 @@ def test_other_files_to_train_and_validate_on_take_the_place_of_ours(script):
     assert files.sogouqa == 'd.json'
     constants, files, _ = settings.configure(script.Constants, {'data_dir': 'a,b'}, 'train')
     assert settings.train_paths(constants, files) == ['a,b/WebQA.json']
+
+
+def test_demo_is_not_spoken_of_where_only_its_bert_is_used(script, monkeypatch, tmp_path):
+    shutil.copytree(os.path.join(settings.DATA, 'demo'), tmp_path / 'demo')
+    monkeypatch.setattr(settings, 'DATA', str(tmp_path))
+    data = {'train_data': 'a.json', 'valid_data': 'b.json'}
+    for given, said in ({}, settings.DEMO), (data, settings.DEMO_BERT):
+        _, files, notes = settings.configure(script.Constants, given, 'train')
+        assert files.demo and notes[0] == said
+        assert 'batch_size = 64 instead of 32, for the demo' in notes
 
 
 def test_output_folder_without_what_travels_takes_the_bert_of_the_data(script, tmp_path):
