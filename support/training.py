@@ -18,6 +18,7 @@ from .files import fingerprint, write_durably
 from .keras2 import keras, tf
 from .resume import BackUp, Backups, State, Stop
 from .settings import worker_position
+from .terminal import is_terminal
 from .unilm import UniLM
 
 
@@ -200,10 +201,11 @@ class Run:
     An epoch's end is made again unless it was backed up whole, so a run that was interrupted at any
     moment ends as if it had not been.
 
-    fixed: {name: value} of what must not differ when it is continued.
+    fixed: {name: value} of what must not differ when it is continued; check: called before
+    anything is backed up, may raise a UserError.
     """
 
-    def __init__(self, trainer, batches, strategy, fixed, constants):
+    def __init__(self, trainer, batches, strategy, fixed, constants, check):
         self.trainer, self.batches, self.strategy = trainer, batches, strategy
         self.fixed, self.constants, self.state = fixed, constants, State()
         worker, self.workers = worker_position()
@@ -214,7 +216,7 @@ class Run:
             tf.train.Checkpoint(bert=trainer.trained, optimizer=trainer.optimizer),
             self.state,
             fixed,
-            check=self.divergence.check_weights,
+            check=lambda: (check(), self.divergence.check_weights()),
             is_chief=self.is_chief,
         )
         self.stop = Stop(self.backups, self.workers)
@@ -268,6 +270,6 @@ class Run:
             steps_per_epoch=self.batches.steps - start,
             initial_epoch=epoch,
             epochs=epoch + 1 if start else self.constants.epochs,
-            verbose=1 if sys.stderr.isatty() else 2,
+            verbose=1 if is_terminal(sys.stderr) else 2,
             callbacks=callbacks,
         )

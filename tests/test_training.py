@@ -110,7 +110,7 @@ def test_learning_rate_rises_and_falls(script, study, tmp_path, warmup_steps, de
     def move(updates):
         trainer = script.build_trainer(model, constants)
         batches = Batches([], None, constants)
-        run = Run(trainer, batches, tf.distribute.get_strategy(), {}, constants)
+        run = Run(trainer, batches, tf.distribute.get_strategy(), {}, constants, lambda: None)
         run.begin()
         weight, moves = model.trainable_weights[0], []
 
@@ -297,7 +297,9 @@ def test_begin_of_several_workers_is_compared(script, small, tmp_path, monkeypat
             return tf.constant([*seen[0], *seen[-1]])
 
         strategy = types.SimpleNamespace(run=lambda function: function(), gather=gather)
-        run = Run(trainer, Batches([], None, constants), strategy, {'the data': data}, constants)
+        run = Run(
+            trainer, Batches([], None, constants), strategy, {'the data': data}, constants, None
+        )
         run.state.step = step
         run.begin()
 
