@@ -84,11 +84,13 @@ _own = {
     'RECOMPUTE': '0',
     'KERAS_HOME': os.devnull,  # no keras.json of other programs is read, nor is one written
 }
-with environment(**_own), warnings.catch_warnings(), unheard():
+with environment(**_own), warnings.catch_warnings():
     warnings.simplefilter('ignore')  # they may be errors
-    import tensorflow as tf
-    import tf_keras as keras
+    with unheard():
+        import tensorflow as tf
+        import tf_keras as keras
 
+    keras.backend.set_floatx('float32')  # imported before, it may know the others' configuration
     keras.__version__ += '-tf'
     sys.modules['keras'] = keras
     _names = 'activations, backend, callbacks, initializers, layers, models, optimizers, utils'

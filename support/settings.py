@@ -195,6 +195,9 @@ def read_early(constants, description):
     def read():
         line = parse_command_line(None, constants, description)
         configure(constants, line.given, line.command)
+        if sys.flags.optimize > 1 and os.environ.pop('PYTHONOPTIMIZE', None):
+            # without docstrings Keras cannot be imported
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
         require_packages()
 
     status = exit_status(read)
@@ -215,7 +218,7 @@ def require_packages():
     if sys.platform == 'win32':
         raise UserError('Windows: only the score works here; for the rest use WSL, see README.md')
     if sys.flags.optimize > 1:
-        raise UserError('PYTHONOPTIMIZE=2 or -OO: takes docstrings that Keras needs; unset it')
+        raise UserError('-OO: takes away docstrings that Keras needs; run without')
     missing = [name for name, module in PACKAGES.items() if not importlib.util.find_spec(module)]
     cure = f'{sys.executable} -m pip install -r requirements.txt'
     if missing:

@@ -72,6 +72,18 @@ print(*(os.environ.get(name) for name in ('TF_KERAS', 'RECOMPUTE', 'KERAS_HOME')
     assert left == f'1 often {given.get("KERAS_HOME")}'
 
 
+def test_keras_may_have_been_imported_before(tmp_path):
+    """By a notebook, say: Keras 3 under its own name, and Keras 2 with another configuration."""
+    code = """
+import keras, tensorflow as tf, tf_keras
+tf.keras.layers.Dense, tf_keras.backend.set_floatx('float16')
+from support.keras2 import bert4keras
+print(bert4keras.backend.keras.__name__, bert4keras.backend.K.floatx())
+"""
+    done = python(code, cwd=tmp_path, KERAS_BACKEND='tensorflow')
+    assert done.stdout == 'tf_keras float32\n', done.stderr
+
+
 def test_warnings_of_the_packages_are_no_errors(tmp_path):
     """Though the user wants to hear of his own."""
     code = (
