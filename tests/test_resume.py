@@ -336,6 +336,24 @@ def test_second_run_in_a_folder_is_refused(train, undisturbed, tmp_path):
     assert status == 2 and 'another run is at work here' in err.splitlines()[-1]
 
 
+def test_training_whose_folder_is_replaced_ends_before_it_backs_up(
+    script, train, tmp_path, monkeypatch
+):
+    """Its backups would take the place of those of the run that works there now."""
+    output, evaluate = tmp_path / 'output', script.Evaluator.evaluate
+
+    def replace_folder(evaluator):
+        output.rename(tmp_path / 'moved')
+        (output / 'backup-1-0').mkdir(parents=True)
+        return evaluate(evaluator)
+
+    monkeypatch.setattr(script.Evaluator, 'evaluate', replace_folder)
+    status, last_line, err = train(output)
+    assert (status, last_line) == (2, []) and 'Traceback' not in err
+    assert err.splitlines()[-1].startswith(f'{output}: removed or replaced while this run was')
+    assert [path.name for path in output.glob('backup-*')] == ['backup-1-0']
+
+
 # ------------------------------------------------------------------------------------------ no room
 
 
