@@ -53,11 +53,13 @@ def unheard():
     os.close(writer)
     try:
         yield
-        os.kill(keeper, signal.SIGKILL)  # before the pipe ends, and it would speak
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(keeper, signal.SIGKILL)  # before the pipe ends, and it would speak
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-        os.waitpid(keeper, 0)
+        with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored
+            os.waitpid(keeper, 0)
 
 
 def _say_last_words(reader, writer):
