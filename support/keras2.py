@@ -84,11 +84,13 @@ _own = {
     # only 0.11.5 is to take `tensorflow.keras`
     'TF_KERAS': str(int(importlib.metadata.version('bert4keras') != '0.8.1')),
     'RECOMPUTE': '0',
+    'SETUPTOOLS_USE_DISTUTILS': 'local',  # bert4keras imports distutils
     'KERAS_HOME': os.devnull,  # no keras.json of other programs is read, nor is one written
 }
 with environment(**_own), warnings.catch_warnings():
     warnings.simplefilter('ignore')  # they may be errors
     with unheard():
+        import setuptools  # noqa: F401, brings back distutils
         import tensorflow as tf
         import tf_keras as keras
 

@@ -60,7 +60,7 @@ print(*(os.environ.get(name) for name in ('TF_KERAS', 'RECOMPUTE', 'KERAS_HOME')
     (tmp_path / place / 'keras.json').write_text(config, encoding='utf-8')
     given = {
         'HOME': str(tmp_path), 'TF_KERAS': '1', 'RECOMPUTE': 'often', 'TF_USE_LEGACY_KERAS': '0',
-        'KERAS_BACKEND': 'torch',
+        'KERAS_BACKEND': 'torch', 'SETUPTOOLS_USE_DISTUTILS': 'stdlib',
     }  # fmt: skip
     if place != '.keras':
         given['KERAS_HOME'] = str(tmp_path / place)
