@@ -85,6 +85,7 @@ _own = {
     'TF_KERAS': str(int(importlib.metadata.version('bert4keras') != '0.8.1')),
     'RECOMPUTE': '0',
     'SETUPTOOLS_USE_DISTUTILS': 'local',  # bert4keras imports distutils
+    'TF_FUNCTION_JIT_COMPILE_DEFAULT': '0',  # XLA cannot compile what reading needs
     'KERAS_HOME': os.devnull,  # no keras.json of other programs is read, nor is one written
 }
 with environment(**_own), warnings.catch_warnings():

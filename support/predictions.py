@@ -182,12 +182,12 @@ def answer_stream(stream, answer):
     stream: standard input, a JSON record a line; answer: as of `answer_part`. A line that is no
     record gets {'error': what is wrong with it}. Raises UserError where the stream is closed.
     """
-    if stream is None or stream.closed:
+    if stream is None or getattr(stream, 'closed', False):
         raise UserError('standard input: closed; give records, one line of JSON each')
     number = 0
     try:
         arriving = _arriving(stream.fileno())
-    except OSError:  # it is no file, but all in memory
+    except (OSError, AttributeError):  # it is no file, but all in memory
         arriving = [stream.read().encode().splitlines()]
     for lines in arriving:
         parsed = [parse_line(line, number + i) for i, line in enumerate(lines, 1)]

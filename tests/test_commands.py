@@ -523,8 +523,11 @@ def test_environment_of_other_programs_changes_no_answer(on_small, trained):
     status, out, err = on_small('predict', trained / 'q.json')
     assert status == 0, err
     arguments = 'predict', trained / 'q.json', *small_options(trained)
-    others = {'PYTHONWARNINGS': 'error', 'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C'}
-    done = run(*arguments, TF_KERAS='1', PYTHONSAFEPATH='1', PYTHONOPTIMIZE='2', **others)
+    others = {
+        'TF_KERAS': '1', 'TF_FUNCTION_JIT_COMPILE_DEFAULT': '1', 'PYTHONWARNINGS': 'error',
+        'PYTHONOPTIMIZE': '2', 'PYTHONSAFEPATH': '1', 'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C',
+    }  # fmt: skip
+    done = run(*arguments, **others)
     assert (done.returncode, done.stdout) == (0, out), done.stderr
 
 

@@ -37,16 +37,19 @@ assert os.environ['TF_CPP_MIN_LOG_LEVEL'] == '0'
     assert [path.name for path in tmp_path.rglob('*')] == ['home']
 
 
+FLOAT16 = '{"floatx": "float16", "epsilon": 0.001, "image_data_format": "channels_first"}'
+
+
 @pytest.mark.parametrize(
-    'config',
+    ('place', 'config'),
     [
-        '{"floatx": "float16", "epsilon": 0.001, "image_data_format": "channels_first"}',
-        '{"floatx": "bfloat16", "epsilon": 1, "image_data_format": "odd"}',
-        '[]',
+        ('.keras', FLOAT16),
+        ('.keras', '{"floatx": "bfloat16", "epsilon": 1, "image_data_format": "odd"}'),
+        ('.keras', '[]'),
+        ('elsewhere', FLOAT16),
     ],
 )
-@pytest.mark.parametrize('place', ['.keras', 'elsewhere'])
-def test_what_is_meant_for_other_programs_changes_nothing(tmp_path, config, place):
+def test_what_is_meant_for_other_programs_changes_nothing(tmp_path, place, config):
     """What the environment says of Keras, and its configuration file; they stay for the others."""
     code = """
 import os
