@@ -259,6 +259,11 @@ class Parser(argparse.ArgumentParser):
         """Raise the UserError, one line."""
         raise UserError(f'{message}; see --help')
 
+    def exit(self, status=0, message=None):
+        """Write what --help has said, or nobody would hear that it could not be written."""
+        sys.stdout.flush()
+        super().exit(status, message)
+
 
 def main():
     """Run the command line: print the score."""

@@ -559,10 +559,14 @@ def test_streams_may_be_closed(trained, command, closed, status, said):
         assert (trained / 'output' / 'predictions.tsv').read_bytes().count(b'\n') == 2
 
 
-def test_reader_that_goes_away_ends_it_in_one_line(trained):
+@pytest.mark.parametrize('command', ['eval', 'predict'])
+def test_reader_that_goes_away_ends_it_in_one_line(trained, command):
+    """Also where nothing is written before the end."""
     write_json(trained / 'q.json', [record(f'{i}') for i in range(3)])
+    arguments = [command, trained / 'q.json'][: 1 + (command == 'predict')]
     before = ['sh', '-c', '("$0" "$@"; echo $? >&2) | true', sys.executable]
-    done = run('predict', trained / 'q.json', *small_options(trained), before=before)
+    buffered = {'PYTHONUNBUFFERED': ''}
+    done = run(*arguments, *small_options(trained), before=before, **buffered)
     assert done.stderr.endswith('\nstandard output: Broken pipe\n1\n'), done.stderr
     assert 'Traceback' not in done.stderr and 'Exception' not in done.stderr
 

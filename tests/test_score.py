@@ -272,9 +272,6 @@ def test_standard_output_without_room(files):
     assert (process.returncode, process.stderr) == (1, 'standard output: No space left on device\n')
 
 
-# ---------------------------------------------------------------------------------------- bad input
-
-
 @pytest.mark.skipif(os.name != 'posix', reason='needs a shell')
 @pytest.mark.parametrize('closed', ['>&-', '2>&-', '<&-', '>&- 2>&- <&-'])
 def test_streams_may_be_closed(files, closed):
@@ -291,9 +288,12 @@ def test_streams_may_be_closed(files, closed):
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs a shell')
-def test_reader_that_goes_away_ends_it_in_one_line(files):
-    arguments = files / 'predictions', '--answers', files / 'answers'
-    done = run(*arguments, before=['sh', '-c', '("$0" "$@"; echo $? >&2) | true', sys.executable])
+@pytest.mark.parametrize('command', ['score', 'help'])
+def test_reader_that_goes_away_ends_it_in_one_line(files, command):
+    arguments = [files / 'predictions', '--answers', files / 'answers', '--help']
+    arguments = arguments[:-1] if command == 'score' else arguments
+    before = ['sh', '-c', '(sleep 0.1; "$0" "$@"; echo $? >&2) | true', sys.executable]
+    done = run(*arguments, before=before, PYTHONUNBUFFERED='')
     assert done.stderr == 'standard output: Broken pipe\n1\n'
 
 
@@ -304,6 +304,9 @@ def test_folder_of_the_file_need_not_be_known_to_python(files):
     arguments = files / 'predictions', '--dataset', files / 'dataset.json'
     done = run(*arguments, before=[sys.executable, '-I'])
     assert (done.returncode, done.stderr) == (0, '') and '"Final": 1.0' in done.stdout
+
+
+# ---------------------------------------------------------------------------------------- bad input
 
 
 def test_unknown_id(files):
