@@ -225,8 +225,26 @@ def write_text(path, text):
 
 
 def log(message):
-    """Print one line to standard error."""
-    print(message, file=sys.stderr, flush=True)
+    """Print one line to standard error, if somebody listens."""
+    with contextlib.suppress(BrokenPipeError):
+        print(message, file=sys.stderr, flush=True)
+
+
+def open_closed_streams():
+    """Let what goes to a standard stream that is closed go nowhere.
+
+    Or messages would go into the next file that is opened, or to standard output.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free
+    for name in 'stdout', 'stderr':
+        stream = getattr(sys, name)
+        if stream is None or getattr(stream, 'closed', False):
+            nowhere = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115, as long as we live
+            setattr(sys, name, nowhere)
 
 
 def exit_status(command):
@@ -234,8 +252,10 @@ def exit_status(command):
 
     Returns 0; 1 where standard output cannot be written; 2 after other errors; 130 after Ctrl-C.
     """
+    open_closed_streams()
     try:
         command()
+        sys.stdout.flush()
         return 0
     except UserError as error:
         log(error)
@@ -245,7 +265,8 @@ def exit_status(command):
         return 130
     except OSError as error:
         if not error.filename:  # whoever reads standard output has seen enough, or it has no room
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with contextlib.suppress(OSError, AttributeError):  # one of a notebook has no number
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         log(f'{error.filename or "standard output"}: {error.strerror or error}')
         return 2 if error.filename else 1
 
@@ -256,6 +277,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         """Raise the UserError, one line."""
         raise UserError(f'{message}; see --help')
+
+    def exit(self, status=0, message=None):
+        """Write what --help has said, or nobody would hear that it could not be written."""
+        sys.stdout.flush()
+        super().exit(status, message)
 
 
 def main():
@@ -271,6 +297,7 @@ def main():
     if options.dataset:
         # or support would have a copy of this module, with a UserError of its own
         sys.modules.setdefault('evaluate_sogou', sys.modules[__name__])
+        sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # not where PYTHONSAFEPATH
         try:
             from support.records import dataset_answers, load_questions
         except ImportError:

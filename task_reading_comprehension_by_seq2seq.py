@@ -23,11 +23,11 @@ import math
 import os
 import re
 import sys
-from typing import Literal
 
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # not there with PYTHONSAFEPATH
 from evaluate_sogou import Tally, UserError, evaluate, exit_status, log, read_text
 from support import settings
-from support.settings import MayDiffer, Path, Positive, Trained, Whole
+from support.settings import Literal, MayDiffer, Path, Positive, Trained, Whole
 
 
 @settings.constants
@@ -78,7 +78,7 @@ import numpy as np
 from support import bert, records, report, serving, terminal
 from support.answers import NO_ANSWER, Found, Written, as_record, describe, score_of
 from support.batches import Batches, in_groups
-from support.files import alone, first_line, make_folder, write_durably
+from support.files import alone_in, first_line, make_folder, write_durably
 from support.keras2 import bert4keras, keras, tf
 from support.predictions import Part, answer_part, answer_stream, fingerprint_of, one_line
 from support.spans import window_starts, windows_of
@@ -528,8 +528,7 @@ def train(constants, files):
     strategy = choose_strategy()  # of several workers, before anything else
     make_folder(constants.output_dir)
     worker, _ = settings.worker_position()
-    lock = os.path.join(constants.output_dir, 'train.lock')
-    with contextlib.nullcontext() if worker else alone(lock):
+    with contextlib.nullcontext() if worker else alone_in(constants.output_dir):
         train_alone(constants, files, strategy)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -65,21 +66,44 @@ def write_durably(path, text):
 
 @contextlib.contextmanager
 def alone(path):
-    """Be the only run that holds a file, made if need be. Raises UserError where another does."""
+    """Be the only run that holds a file, made if need be, or a folder.
+
+    Yields a function that raises UserError where the file has since been removed or replaced:
+    another run may hold the new one. Raises UserError where another run holds it.
+    """
+    is_folder = os.path.isdir(path)
     try:
         # NFS locks only what is open for writing
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        flags = os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT
+        descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         cure = 'choose another output_dir'
         raise UserError(f'{path}: cannot be written ({error.strerror}); {cure}') from None
     try:
-        _lock(descriptor, path)
-        yield
+        _lock(descriptor, path, is_folder)
+        yield functools.partial(_check_in_place, descriptor, path)
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor, path):
+@contextlib.contextmanager
+def alone_in(folder):
+    """Be the only training in a folder. Raises UserError where another is at work."""
+    # the folder: whoever deletes the file lets nobody in; the file: NFS locks no folders
+    with alone(folder), alone(os.path.join(folder, 'train.lock')):
+        yield
+
+
+def _check_in_place(descriptor, path):
+    try:
+        in_place = os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        in_place = False
+    if not in_place:
+        raise UserError(f'{path}: removed or replaced while this run was at work; run again')
+
+
+def _lock(descriptor, path, is_folder):
     try:
         if fcntl is None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -88,7 +112,8 @@ def _lock(descriptor, path):
         cure = 'wait for its end, or choose another output_dir'
         raise UserError(f'{path}: another run is at work here; {cure}') from None
     except OSError as error:  # some file systems have no locks
-        log(f'{path}: cannot be locked ({error.strerror}); let no other run work here')
+        if not is_folder:  # NFS has them for files only
+            log(f'{path}: cannot be locked ({error.strerror}); let no other run work here')
 
 
 @contextlib.contextmanager

@@ -79,7 +79,10 @@ class Part:
             return
         unfinished = f'{self.part}.unfinished'
         try:
-            with alone(unfinished), open(unfinished, 'a', encoding='utf-8', newline='') as file:
+            with (
+                alone(unfinished) as check_in_place,
+                open(unfinished, 'a', encoding='utf-8', newline='') as file,
+            ):
                 if (self._lines(unfinished) or []) != self.lines:
                     raise UserError(f'{self.path}: another run has been at work here; run again')
                 kept = ''.join(f'{line}\n' for line in (self.origin, *self.lines))
@@ -92,6 +95,7 @@ class Part:
                     file.flush()
                     os.fsync(file.fileno())
                 file.flush()
+                check_in_place()  # another run's would pass for a complete one
                 os.replace(unfinished, self.part)
         except OSError as error:
             reason = f'cannot be written ({error.strerror}); make room and run again'
@@ -178,10 +182,14 @@ def answer_stream(stream, answer):
     stream: standard input, a JSON record a line; answer: as of `answer_part`. A line that is no
     record gets {'error': what is wrong with it}. Raises UserError where the stream is closed.
     """
-    if stream is None:
+    if stream is None or getattr(stream, 'closed', False):
         raise UserError('standard input: closed; give records, one line of JSON each')
     number = 0
-    for lines in _arriving(stream.fileno()):
+    try:
+        arriving = _arriving(stream.fileno())
+    except (OSError, AttributeError):  # it is no file, but all in memory
+        arriving = [stream.read().encode().splitlines()]
+    for lines in arriving:
         parsed = [parse_line(line, number + i) for i, line in enumerate(lines, 1)]
         number += len(lines)
         told = answer([record for record in parsed if isinstance(record, dict)])

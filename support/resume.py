@@ -14,6 +14,7 @@ from evaluate_sogou import UserError, log, read_text
 
 from .files import durable, first_line, plainly_named
 from .keras2 import keras, tf
+from .settings import takes_signals
 
 
 @dataclasses.dataclass
@@ -131,7 +132,7 @@ class Stop(keras.callbacks.Callback):
     @contextlib.contextmanager
     def listening(self):
         """Take SIGINT and SIGTERM as the question."""
-        numbers = signal.SIGINT, signal.SIGTERM
+        numbers = (signal.SIGINT, signal.SIGTERM) if takes_signals() else ()
         handlers = {number: signal.signal(number, self._ask) for number in numbers}
         try:
             yield

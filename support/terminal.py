@@ -49,4 +49,9 @@ def _scored(candidate):
 
 def has_colour(stream):
     """Whether what is written to a stream is seen in a terminal that knows colours."""
-    return bool(stream) and stream.isatty() and os.environ.get('TERM', 'dumb') != 'dumb'
+    return is_terminal(stream) and os.environ.get('TERM', 'dumb') != 'dumb'
+
+
+def is_terminal(stream):
+    """Whether what is written to a stream is seen at once; some streams do not know."""
+    return hasattr(stream, 'isatty') and stream.isatty()

@@ -18,6 +18,7 @@ from .files import fingerprint, write_durably
 from .keras2 import keras, tf
 from .resume import BackUp, Backups, State, Stop
 from .settings import worker_position
+from .terminal import is_terminal
 from .unilm import UniLM
 
 
@@ -268,6 +269,6 @@ class Run:
             steps_per_epoch=self.batches.steps - start,
             initial_epoch=epoch,
             epochs=epoch + 1 if start else self.constants.epochs,
-            verbose=1 if sys.stderr.isatty() else 2,
+            verbose=1 if is_terminal(sys.stderr) else 2,
             callbacks=callbacks,
         )

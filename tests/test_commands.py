@@ -1,5 +1,6 @@
 """The script as its users meet it: train, eval, predict, and what they may do wrong."""
 
+import concurrent.futures
 import contextlib
 import csv
 import dataclasses
@@ -33,10 +34,10 @@ def read(path):
         return file.read()
 
 
-def run(*arguments, script=SCRIPT, **environment):
+def run(*arguments, script=SCRIPT, before=(sys.executable,), **environment):
     """Run the script, or another, as a process. Returns subprocess.CompletedProcess."""
     return subprocess.run(
-        [sys.executable, script, *map(str, arguments)],
+        [*before, script, *map(str, arguments)],
         env={**os.environ, **environment}, capture_output=True, encoding='utf-8', check=False,
     )  # fmt: skip
 
@@ -96,7 +97,28 @@ def no_tensorflow(tmp_path_factory):
 def test_work_needs_tensorflow(no_tensorflow):
     """Or the tests below would prove nothing."""
     done = run('eval', **no_tensorflow)
-    assert done.returncode == 1 and done.stderr.endswith('TensorFlow was imported\n')
+    assert (done.returncode, done.stdout) == (2, '')
+    reason = 'a package cannot be used (ImportError: TensorFlow was imported)'
+    cure = f'{sys.executable} -m pip install -r requirements.txt'
+    assert done.stderr == f'{reason}; {cure}\n'
+
+
+def test_wrong_python_is_told_what_it_lacks():
+    """Without a traceback; help and mistakes come first."""
+    bare = [sys.executable, '-I', '-S']  # nothing that is installed, nor the folder of the script
+    done = run('eval', before=bare)
+    assert (done.returncode, done.stdout) == (2, '')
+    [line] = done.stderr.splitlines()
+    named = 'missing: numpy, tensorflow, tf-keras, bert4keras, '
+    assert line.startswith(named) and 'pip install -r requirements.txt' in line
+    assert run('--help', before=bare).returncode == 0
+    assert "invalid choice: 'learn'" in run('learn', before=bare).stderr
+
+
+def test_keras_without_its_docstrings_is_not_tried():
+    done = run('eval', before=[sys.executable, '-OO'], PYTHONOPTIMIZE='2')
+    assert (done.returncode, done.stdout) == (2, '')
+    assert done.stderr == '-OO: takes away docstrings that Keras needs; run without\n'
 
 
 def test_help_lists_commands_and_constants(script, no_tensorflow):
@@ -493,6 +515,107 @@ def test_predict_names_what_is_wrong_with_its_file(script, tmp_path, text, named
         path.write_text(text, encoding='utf-8')
     status, out, err = call(script, 'predict', path)
     assert (status, out) == (2, '') and f'{path}: {named}' in err.splitlines()[-1]
+
+
+def test_environment_of_other_programs_changes_no_answer(on_small, trained):
+    """What bert4keras itself advises, warnings as errors, no docstrings, odd encodings, ..."""
+    write_json(trained / 'q.json', [record('a'), record('b')])
+    status, out, err = on_small('predict', trained / 'q.json')
+    assert status == 0, err
+    arguments = 'predict', trained / 'q.json', *small_options(trained)
+    others = {
+        'TF_KERAS': '1', 'TF_FUNCTION_JIT_COMPILE_DEFAULT': '1', 'PYTHONWARNINGS': 'error',
+        'PYTHONOPTIMIZE': '2', 'PYTHONSAFEPATH': '1', 'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C',
+    }  # fmt: skip
+    done = run(*arguments, **others)
+    assert (done.returncode, done.stdout) == (0, out), done.stderr
+
+
+# ------------------------------------------------------------------------- streams of another kind
+
+
+@pytest.mark.parametrize(
+    ('command', 'closed', 'status', 'said'),
+    [
+        ('train', '>&-', 0, 'questions to train on'),
+        ('train', '2>&-', 0, ''),
+        ('eval', '>&- 2>&- <&-', 0, ''),
+        ('predict -', '<&-', 2, 'standard input: closed; give records'),
+        ('learn', '2>&-', 2, ''),
+    ],
+)
+def test_streams_may_be_closed(trained, command, closed, status, said):
+    """What is not heard goes nowhere: neither to standard output nor into a file."""
+    before = ['sh', '-c', f'exec "$0" "$@" {closed}', sys.executable]
+    shutil.rmtree(trained / 'output' if command == 'train' else trained / 'no such folder', True)
+    done = run(*command.split(), *small_options(trained), before=before)
+    assert done.returncode == status and 'Traceback' not in done.stderr, done.stderr
+    assert said in done.stderr and (said or not done.stderr)
+    if command == 'train' and closed != '>&-':
+        assert done.stdout == f'{json.dumps(last_line(done.stdout))}\n'
+    else:
+        assert not done.stdout
+    if status == 0:
+        assert (trained / 'output' / 'predictions.tsv').read_bytes().count(b'\n') == 2
+
+
+@pytest.mark.parametrize('command', ['eval', 'predict'])
+def test_reader_that_goes_away_ends_it_in_one_line(trained, command):
+    """Also where nothing is written before the end."""
+    write_json(trained / 'q.json', [record(f'{i}') for i in range(3)])
+    arguments = [command, trained / 'q.json'][: 1 + (command == 'predict')]
+    before = ['sh', '-c', '("$0" "$@"; echo $? >&2) | true', sys.executable]
+    buffered = {'PYTHONUNBUFFERED': ''}
+    done = run(*arguments, *small_options(trained), before=before, **buffered)
+    assert done.stderr.endswith('\nstandard output: Broken pipe\n1\n'), done.stderr
+    assert 'Traceback' not in done.stderr and 'Exception' not in done.stderr
+
+
+class Tee:
+    """A stream as notebooks have them: it is written to, and knows nothing else."""
+
+    def __init__(self):
+        self.text = ''
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def closed_stream():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize('stream_of', [Tee, closed_stream, lambda: None])
+@pytest.mark.parametrize('command', ['train', 'eval'])
+def test_script_works_in_a_notebook_and_in_a_thread(
+    script, small, first_training, monkeypatch, stream_of, command
+):
+    """Where streams are of another kind, and no signal comes."""
+    if command == 'eval':
+        shutil.copytree(first_training[0] / 'output', small / 'output')
+    streams, arguments = [stream_of() for _ in range(2)], [command, *small_options(small)]
+    monkeypatch.setattr(sys, 'stdout', streams[0])
+    monkeypatch.setattr(sys, 'stderr', streams[1])
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        status = pool.submit(script.main, arguments).result()
+    assert status == 0
+    if stream_of is Tee:
+        assert last_line(streams[0].text) == last_line(first_training[2])
+        assert 'scoring against the answers' in streams[1].text
+    name = os.path.join('output', 'predictions.tsv')
+    assert (small / name).read_bytes() == (first_training[0] / name).read_bytes()
+
+
+def test_error_in_a_notebook_is_its_line(script, small, monkeypatch):
+    stream = Tee()
+    monkeypatch.setattr(sys, 'stderr', stream)
+    assert script.main(['eval', *small_options(small)]) == 2
+    assert 'run train first' in stream.text
 
 
 def test_answers_to_another_file_of_the_same_name_are_not_replaced(on_small, trained):

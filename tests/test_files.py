@@ -16,6 +16,7 @@ from conftest import ROOT, refusal
 from evaluate_sogou import UserError
 from support.files import (
     alone,
+    alone_in,
     durable,
     fingerprint,
     first_line,
@@ -159,6 +160,49 @@ def test_lock_leaves_what_the_file_holds(tmp_path):
 def test_lock_leaves_the_errors_of_what_it_guards_alone(tmp_path):
     with pytest.raises(BlockingIOError), alone(str(tmp_path / 'train.lock')):
         raise BlockingIOError
+
+
+def test_removed_file_is_missed(tmp_path):
+    """Another run may hold a new one of its name, and both would take it for theirs."""
+    path = tmp_path / 'some.unfinished'
+    with alone(str(path)) as check:
+        check()
+        path.unlink()
+        assert refusal(check).startswith(f'{path}: removed or replaced while this run was at work')
+        with alone(str(path)) as check_other:
+            check_other()
+            assert 'removed or replaced' in refusal(check)
+
+
+def train_in(folder):
+    """Hold a folder for a moment."""
+    with alone_in(str(folder)):
+        pass
+
+
+def test_training_is_alone_in_its_folder_though_its_lock_is_removed(tmp_path):
+    """Nor may two on a network file system, which locks files only."""
+    with alone_in(str(tmp_path)):
+        assert f'{tmp_path}: another run is at work here' in refusal(train_in, tmp_path)
+        (tmp_path / 'train.lock').unlink()
+        assert f'{tmp_path}: another run is at work here' in refusal(train_in, tmp_path)
+    with alone(str(tmp_path / 'train.lock')):
+        assert 'train.lock: another run is at work here' in refusal(train_in, tmp_path)
+
+
+def test_folder_that_cannot_be_locked_is_no_reason_to_warn(tmp_path, monkeypatch, capsys):
+    """Its file is locked all the same."""
+    flock = fcntl.flock
+
+    def flock_files(descriptor, operation):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, 'flock', flock_files)
+    with alone_in(str(tmp_path)):
+        assert 'train.lock: another run is at work here' in refusal(train_in, tmp_path)
+    assert not capsys.readouterr().err
 
 
 def test_lock_that_cannot_be_made_is_named(tmp_path):

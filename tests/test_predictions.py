@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import errno
 import fcntl
+import io
 import itertools
 import json
 import os
@@ -86,6 +87,21 @@ def test_second_run_on_a_part_is_refused(tmp_path, capsys):
     first.join()
     assert content_of(tmp_path, 'tsv') == 'a\t北\nb\t北\n'
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize('other', [None, 'answers of another run\n'])
+def test_part_removed_at_work_is_not_joined(tmp_path, other):
+    """What another run has written in its place so far would pass for all."""
+    part, unfinished = part_of(tmp_path), tmp_path / 'some.jsonl.0-of-1.unfinished'
+
+    def entries():
+        yield told('a')
+        unfinished.unlink()
+        if other:
+            unfinished.write_text(other, encoding='utf-8')
+
+    assert f'{unfinished}: removed or replaced' in refusal(part.write, entries())
+    assert os.listdir(tmp_path) == ([unfinished.name] if other else [])
 
 
 def test_part_is_written_where_nothing_can_be_locked(tmp_path, monkeypatch, capsys):
@@ -295,7 +311,18 @@ def test_long_line_is_one_record(pipe):
 
 
 def test_closed_standard_input_is_named():
-    assert refusal(next, answer_stream(None, echo([]))).startswith('standard input: closed')
+    closed = io.StringIO()
+    closed.close()
+    for stream in None, closed:
+        line = refusal(next, answer_stream(stream, echo([])))
+        assert line.startswith('standard input: closed')
+
+
+def test_standard_input_may_be_no_file():
+    """As in a notebook; lines end as in a file."""
+    groups, stream = [], io.StringIO('\ufeff{"question": "a\u2028b"}\n{"question": "c"}')
+    told_of = [*answer_stream(stream, echo(groups))]
+    assert [each['text'] for each in told_of] == ['a\u2028b', 'c'] and len(groups) == 1
 
 
 # ------------------------------------------------------------------------------ kills while reading

@@ -29,10 +29,10 @@ def files(tmp_path):
     return tmp_path
 
 
-def run(*arguments, scorer=SCORER, python=sys.executable, **environment):
-    """Run evaluate_sogou.py, or a copy, as a process."""
+def run(*arguments, scorer=SCORER, python=sys.executable, before=(), **environment):
+    """Run evaluate_sogou.py, or a copy, as a process, perhaps by a command."""
     return subprocess.run(
-        [python, *map(str, [scorer, *arguments])],
+        [*(before or [python]), *map(str, [scorer, *arguments])],
         env={**os.environ, **environment}, capture_output=True, encoding='utf-8', timeout=60,
     )  # fmt: skip
 
@@ -298,6 +298,40 @@ def test_standard_output_without_room(files):
     with open('/dev/full', 'w', encoding='utf-8') as full:
         process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, encoding='utf-8')
     assert (process.returncode, process.stderr) == (1, 'standard output: No space left on device\n')
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs a shell')
+@pytest.mark.parametrize('closed', ['>&-', '2>&-', '<&-', '>&- 2>&- <&-'])
+def test_streams_may_be_closed(files, closed):
+    """What is said to one goes to no other."""
+    arguments = files / 'predictions', files / 'output', '--answers', files / 'answers'
+    before = ['sh', '-c', f'exec "$0" "$@" {closed}', sys.executable]
+    done = run(*arguments, before=before)
+    assert (done.returncode, done.stderr) == (0, '')
+    assert done.stdout == ('' if '>&-' in closed.split() else run(*arguments).stdout)
+    (files / 'predictions').unlink()
+    done = run(*arguments, before=before)
+    said = '' if '2>&-' in closed.split() else f'{files / "predictions"}: no such file\n'
+    assert (done.returncode, done.stdout, done.stderr) == (2, '', said)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs a shell')
+@pytest.mark.parametrize('command', ['score', 'help'])
+def test_reader_that_goes_away_ends_it_in_one_line(files, command):
+    arguments = [files / 'predictions', '--answers', files / 'answers', '--help']
+    arguments = arguments[:-1] if command == 'score' else arguments
+    before = ['sh', '-c', '(sleep 0.1; "$0" "$@"; echo $? >&2) | true', sys.executable]
+    done = run(*arguments, before=before, PYTHONUNBUFFERED='')
+    assert done.stderr == 'standard output: Broken pipe\n1\n'
+
+
+def test_folder_of_the_file_need_not_be_known_to_python(files):
+    """As with PYTHONSAFEPATH; a dataset needs more of it."""
+    write_json(files / 'dataset.json', [record_of(('北京', '北京'), question_id='1')])
+    (files / 'predictions').write_text('1\t北京\n', encoding='utf-8')
+    arguments = files / 'predictions', '--dataset', files / 'dataset.json'
+    done = run(*arguments, before=[sys.executable, '-I'])
+    assert (done.returncode, done.stderr) == (0, '') and '"Final": 1.0' in done.stdout
 
 
 # ---------------------------------------------------------------------------------------- bad input

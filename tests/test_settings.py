@@ -1,6 +1,8 @@
 """support/settings.py: constants by their types, the command line over them, the files meant."""
 
 import dataclasses
+import importlib
+import importlib.util
 import math
 import os
 import re
@@ -522,3 +524,54 @@ def test_process_is_prepared_even_without_standard_streams(monkeypatch):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_packages_are_there():
+    settings.require_packages()
+
+
+def test_missing_package_is_named_with_the_cure(monkeypatch):
+    """As pip calls it."""
+    find_spec = importlib.util.find_spec
+    without = 'tf_keras', 'tqdm'
+    monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda name: None if name in without else find_spec(name)
+    )
+    line = refusal(settings.require_packages)
+    assert line.startswith('missing: tf-keras, tqdm; ')
+    assert f'{sys.executable} -m pip install -r requirements.txt' in line
+
+
+@pytest.mark.parametrize(
+    ('error', 'reason'),
+    [
+        (AttributeError('no such name\nand more'), 'AttributeError: no such name'),
+        (TypeError(), 'TypeError: '),
+        # as TensorFlow says it
+        (ImportError('Traceback:\n  File "a.py"\nImportError: libc.so.6: too old\n\nFailed to'),
+         'ImportError: libc.so.6: too old'),
+    ],
+)  # fmt: skip
+def test_broken_package_is_told_in_one_line(monkeypatch, error, reason):
+    """Such as two that do not fit together."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(importlib, 'import_module', fail)
+    line = refusal(settings.require_packages)
+    assert line.startswith(f'a package cannot be used ({reason}); ')
+    assert line.endswith(' -m pip install -r requirements.txt')
+
+
+def test_windows_is_told_where_the_rest_works(monkeypatch):
+    """The score does there."""
+    monkeypatch.setattr(sys, 'platform', 'win32')
+    assert refusal(settings.require_packages).startswith('Windows: only the score works here')
+
+
+def test_requirements_are_the_packages_that_are_missed():
+    """But for those of the tests."""
+    with open(os.path.join(ROOT, 'requirements.txt'), encoding='utf-8') as file:
+        text = file.read().partition('# for the tests')[0]
+    assert {*re.findall(r'^([\w-]+)==', text, re.MULTILINE)} == {*settings.PACKAGES}
