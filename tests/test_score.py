@@ -311,7 +311,7 @@ def test_streams_may_be_closed(files, closed):
     assert done.stdout == ('' if '>&-' in closed.split() else run(*arguments).stdout)
     (files / 'predictions').unlink()
     done = run(*arguments, before=before)
-    said = '' if '2>&-' in closed.split() else f'{files / "predictions"}: no such file\n'
+    said = '' if '2>&-' in closed.split() else f'{files / "predictions"}: no such file; check the path\n'
     assert (done.returncode, done.stdout, done.stderr) == (2, '', said)
 
 
