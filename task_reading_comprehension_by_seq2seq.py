@@ -578,7 +578,7 @@ def score_validation(reader, valid_data, references, share=(0, 1)):
     name, page = os.path.join(folder, 'predictions'), os.path.join(folder, 'report.html')
     page = page if reader.constants.report else None
     if predict_to_file(reader, valid_data, name, share, references, page=page):
-        lines = read_text(f'{name}.tsv').splitlines()
+        lines = read_text(f'{name}.tsv').split('\n')[:-1]
         answered = sum(not line.endswith('\t') for line in lines) / max(len(lines), 1)
         print(json.dumps({**evaluate(f'{name}.tsv', references), 'Answered': answered}))
 

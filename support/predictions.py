@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+import zlib
 
 from tqdm import tqdm
 
@@ -21,7 +22,8 @@ class Part:
 
     Worker k of n has the records k, k + n, k + 2n, ..., a line each, of what was told of it, a dict
     that JSON can hold. The file begins with a line of its origin; a part of another one, of other
-    weights or other data, is started afresh.
+    weights or other data, is started afresh. After a tab each line has a checksum of all so far,
+    the last line nothing else; what follows damage is answered again.
 
     name: of the files, without extension; origin: fingerprint; source: path of the questions, whose
     answers no others may replace, or None. Raises UserError where they would.
@@ -34,7 +36,7 @@ class Part:
         self._refuse_others()
         self.part = self._part(worker)
         unfinished = f'{self.part}.unfinished'
-        lines = self._lines(self.part)
+        lines = self._lines(self.part, complete=True)
         self.is_complete = lines is not None
         if not self.is_complete:
             lines = self._lines(unfinished)
@@ -55,23 +57,45 @@ class Part:
             try:
                 with open(name, encoding='utf-8') as file:
                     other = json.loads(file.readline()).get('file')
-            except (OSError, ValueError, AttributeError):  # nothing of ours
+            except (OSError, ValueError, AttributeError, RecursionError):  # nothing of ours
                 continue
-            if other not in (None, self.source):
+            if isinstance(other, str) and other != self.source:
+                other = one_line(other)
                 holds = f'holds the answers to {other}, those to {self.source} would replace them'
                 raise UserError(f'{name}: {holds}; move it, or choose another output_dir')
 
-    def _lines(self, name):
+    def _lines(self, name, complete=False):
+        """Return the lines of a file as far as they are sound.
+
+        None where it is not there, of another origin, or not complete although it should be.
+        """
         try:
             with open(name, 'rb') as file:
-                content = file.read()
-            content = content[: content.rfind(b'\n') + 1]  # then, half a line at most
-            origin, *lines = content.decode('utf-8').split('\n')[:-1]
+                origin, *lines = file.read().split(b'\n')[:-1]  # then, half a line at most
         except (FileNotFoundError, ValueError):
             return None
         except OSError as error:
             raise UserError(f'{name}: cannot be read ({error.strerror}); remove it') from None
-        return lines if origin == self.origin else None
+        if origin != self.origin.encode():
+            return None
+        sound, checksum = [], zlib.crc32(origin)
+        for line in lines:
+            text, _, written = line.partition(b'\t')
+            checksum = zlib.crc32(text, checksum)
+            if written != b'%08x' % checksum:
+                break
+            if not text:
+                return sound
+            sound.append(text.decode())
+        return None if complete else sound
+
+    def _with_checksums(self, texts):
+        """Yield the lines that a file has for these, the first one its origin."""
+        checksum = zlib.crc32(self.origin.encode())
+        yield f'{self.origin}\n'
+        for text in texts:
+            checksum = zlib.crc32(text.encode(), checksum)
+            yield f'{text}\t{checksum:08x}\n'
 
     def write(self, told):
         """Add what is told of the rest as it comes; at the end the part is complete."""
@@ -82,20 +106,24 @@ class Part:
             with alone(unfinished), open(unfinished, 'a', encoding='utf-8', newline='') as file:
                 if (self._lines(unfinished) or []) != self.lines:
                     raise UserError(f'{self.path}: another run has been at work here; run again')
-                kept = ''.join(f'{line}\n' for line in (self.origin, *self.lines))
-                file.truncate(len(kept.encode()) if self.lines else 0)
-                file.write('' if self.lines else kept)
-                for of_record in told:
-                    if self.source:
-                        of_record = {**of_record, 'file': self.source}
-                    file.write(f'{json.dumps(of_record, ensure_ascii=False)}\n')
+                kept = sum(len(line.encode()) for line in self._with_checksums(self.lines))
+                file.truncate(kept if self.lines else 0)
+                texts = itertools.chain(self.lines, self._texts(told), [''])
+                lines = self._with_checksums(texts)
+                for line in itertools.islice(lines, len(self.lines) + 1 if self.lines else 0, None):
+                    file.write(line)
                     file.flush()
                     os.fsync(file.fileno())
-                file.flush()
                 os.replace(unfinished, self.part)
         except OSError as error:
             reason = f'cannot be written ({error.strerror}); make room and run again'
             raise UserError(f'{self.path}: {reason}') from None
+
+    def _texts(self, told):
+        for of_record in told:
+            if self.source:
+                of_record = {**of_record, 'file': self.source}
+            yield json.dumps(of_record, ensure_ascii=False)
 
     def join(self, page=None, as_page=None):
         """Write what all workers have told, in the records' order, once all are there.
@@ -105,7 +133,7 @@ class Part:
         """
         names = [self._part(worker) for worker in range(self.workers)]
         while True:
-            parts = [self._lines(name) for name in names]
+            parts = [self._lines(name, complete=True) for name in names]
             missing = [name for name, part in zip(names, parts, strict=True) if part is None]
             if not missing:
                 break

@@ -10,13 +10,16 @@ from evaluate_sogou import Reference, UserError, load_official_answers, log, rea
 from .formats import name_of_format
 from .spans import window_starts
 
+DEEPEST = 100  # levels of a record: what Python reads, it might not be able to write
+
 
 def load_questions(path, labelled=True):
     """Read a dataset: a list of {"id", "question", "passages": [{"passage", "answer"}, ...]}.
 
     Records that lack an id, a question or passages are kept, see `defects`, and named in one line.
-    Unless `labelled`, a passage may lack its answer, which becomes ''. Raises UserError for
-    anything else; it names the format of a public file that convert.py can read.
+    An answer that is a list becomes its parts, separated by one space. Unless `labelled`, one that
+    is missing or of another type becomes ''. Raises UserError for anything else; it names the
+    format of a public file that convert.py can read.
     """
     try:
         return _load(path, labelled)
@@ -44,7 +47,7 @@ def _load(path, labelled):
         if question_id is not None:
             positions[question_id] = number
     if all(map(unanswerable, records)):
-        keys = ', '.join(map(repr, [*records[0]][:10])) or 'none'
+        keys = ', '.join(repr(key[:30]) for key in [*records[0]][:10]) or 'none'
         expected = 'expected "id", "question" and "passages"'
         raise UserError(f'{path}: no record has question and passages; keys: {keys}; {expected}')
     _name_incomplete(records, path, labelled)
@@ -179,8 +182,11 @@ def _check_record(record, place, labelled):
             record[name] = _check_string(record[name], f'{place}: "{name}"')
             if not record[name].strip():
                 record[name] = None
-    if any(character in (record.get('id') or '') for character in '\t\n\r'):
-        raise UserError(f'{place}: "id" holds a tab or a line break; take it out')
+    if any(character in (record.get('id') or '') for character in '\t\n\r\ufeff'):
+        what = 'a tab, a line break or a byte order mark'
+        raise UserError(f'{place}: "id" holds {what}; take it out')
+    if _is_nested(record, DEEPEST):
+        raise UserError(f'{place} is nested deeper than {DEEPEST} levels; take out what is')
     passages = record.get('passages')
     if passages is not None and not isinstance(passages, list):
         raise UserError(f'{place}: "passages" is {_kind(passages)}; expected a list')
@@ -190,10 +196,30 @@ def _check_record(record, place, labelled):
         if not isinstance(passage, dict):
             expected = '{"passage", "answer"}' if labelled else '{"passage"}'
             raise UserError(f'{place}: passage {number} is {_kind(passage)}; expected {expected}')
-        if not labelled:
-            passage['answer'] = passage.get('answer') or ''
-        for name in ('passage', 'answer'):
-            _check_string(passage.get(name), f'{place}: "{name}" of passage {number}')
+        _check_string(passage.get('passage'), f'{place}: "passage" of passage {number}')
+        of_passage = f'{place}: "answer" of passage {number}'
+        passage['answer'] = _check_answer(passage.get('answer'), of_passage, labelled)
+
+
+def _check_answer(answer, place, labelled):
+    """Return an answer, the parts of a list separated by one space; '' for what is none."""
+    try:
+        if not isinstance(answer, list):
+            return _check_string(answer, place)
+        parts = [_check_string(part, f'{place}: part {i}') for i, part in enumerate(answer, 1)]
+        return ' '.join(filter(None, map(str.strip, parts)))
+    except UserError:
+        if labelled:
+            raise
+        return ''
+
+
+def _is_nested(value, levels):
+    """Whether a value of JSON is nested deeper than so many levels."""
+    if not isinstance(value, (dict, list)):
+        return False
+    values = value.values() if isinstance(value, dict) else value
+    return not levels or any(_is_nested(each, levels - 1) for each in values)
 
 
 def _check_string(value, place):
