@@ -4,6 +4,7 @@ import json
 import os
 
 import h5py
+import numpy as np
 
 from evaluate_sogou import UserError, log, read_text
 
@@ -13,8 +14,8 @@ from .keras2 import bert4keras, keras, tf
 from .settings import is_trained
 
 LARGEST = {  # sizes of a BERT; larger ones are mistakes, and would take all memory, or hours
-    'hidden_size': 2**15, 'num_hidden_layers': 100, 'num_attention_heads': 2**10,
-    'intermediate_size': 2**17, 'max_position_embeddings': 2**17, 'embedding_size': 2**15,
+    'max_position_embeddings': 2**17, 'num_hidden_layers': 100, 'hidden_size': 2**15,
+    'num_attention_heads': 2**10, 'intermediate_size': 2**17, 'embedding_size': 2**15,
     'type_vocab_size': 2**10,
 }  # fmt: skip
 OPTIONAL = 'embedding_size', 'type_vocab_size'
@@ -279,6 +280,8 @@ def load_weights(path, model, described):
                 status = model.load_weights(plain)
             if status:  # TensorFlow's format loads what it finds
                 status.assert_existing_objects_matched()
+            if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+                raise ValueError('it holds what is no number')
             return
         _check_seal(path)
         with h5py.File(path) as file:

@@ -67,7 +67,7 @@ def _open(path, stack):
         file, names = stack.enter_context(h5py.File(path)), []
 
         def note(name, entry):
-            if isinstance(entry, h5py.Dataset):
+            if isinstance(entry, h5py.Dataset) and isinstance(name, str):  # bytes: no text
                 names.append(name)
 
         file.visititems(note)

@@ -1,6 +1,7 @@
 """Datasets, read and checked: records of a question, its passages and their answers."""
 
 import collections
+import functools
 import json
 import os
 import unicodedata
@@ -87,13 +88,14 @@ def tell_what_is_lost(path, records, unify, size, stride):
         labelled += len(answers)
         unified = [unify(p['passage']) for p in passages]
         readable = [_windows(text, size, stride) for text in unified]
+        unlearnt = collections.Counter()
         for number, answer in answers:
             parts = answer.split(' ')
             if _held(parts, readable[number]):
                 continue
             cut_off += _held(parts, [unified[number]])
-            if not any(_held(parts, windows) for windows in readable):
-                never[_why_never(parts, unified, unify)] += 1
+            unlearnt[answer] += 1
+        never += _why_never(unlearnt, readable, unified, unify)
     lost = []
     if long and not stride:
         lost.append(f'{long} of {passages_in_all} passages are cut off after {size} characters')
@@ -115,19 +117,47 @@ def _held(parts, texts):
     return any(all(part in text for part in parts) for text in texts)
 
 
-def _why_never(parts, unified, unify):
-    """Return the reason for which an answer's parts are in nothing that is read of the texts."""
+class _Texts(list):
+    """Texts that are searched for many answers, which none of them may hold."""
 
-    def folded(text):
-        return unicodedata.normalize('NFKC', text).casefold()
+    @functools.cached_property
+    def joined(self):
+        return '\n'.join(self)
 
-    if _held(parts, unified):
-        return 'cut off'
-    if _held([unify(part) for part in parts], unified):
-        return 'with 、, ； or ， inside'
-    if _held([folded(unify(part)) for part in parts], [folded(text) for text in unified]):
-        return 'in another width or case'
-    return 'in no passage'
+    @functools.cached_property
+    def folded(self):
+        return _Texts(map(_folded, self))
+
+    def hold(self, parts):
+        """Whether one of the texts holds all parts."""
+        return all(part in self.joined for part in parts) and _held(parts, self)
+
+
+def _folded(text):
+    return unicodedata.normalize('NFKC', text).casefold()
+
+
+def _why_never(answers, readable, unified, unify):
+    """Count the reasons for which answers are in nothing that is read of a question's passages.
+
+    answers: {answer: count}; readable, unified: of each passage the windows, and all of it. Returns
+    {reason: count} of those that no window holds.
+    """
+    reasons, texts = collections.Counter(), _Texts(unified)
+    windows = _Texts(window for of_passage in readable for window in of_passage if answers)
+    for answer, count in answers.items():
+        parts = answer.split(' ')
+        if windows.hold(parts):
+            continue
+        reason = 'in no passage'
+        if texts.hold(parts):
+            reason = 'cut off'
+        elif texts.hold([unify(part) for part in parts]):
+            reason = 'with 、, ； or ， inside'
+        elif texts.folded.hold([_folded(unify(part)) for part in parts]):
+            reason = 'in another width or case'
+        reasons[reason] += count
+    return reasons
 
 
 def parse_line(line, number):

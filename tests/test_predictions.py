@@ -124,6 +124,34 @@ def test_part_cut_off_anywhere_keeps_its_complete_lines(tmp_path, cut):
     assert content_of(tmp_path, 'tsv') == 'a\t北\nb\t天津\n'
 
 
+@pytest.mark.parametrize('complete', [False, True])
+@pytest.mark.parametrize(
+    ('change', 'kept'),
+    [
+        (lambda lines: [*lines[:2], lines[2].replace(b'\xe4', b'\xe5'), *lines[3:]], 1),
+        (lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]], 1),
+        (lambda lines: [*lines[:2], *lines[3:]], 1),
+        (lambda lines: [*lines[:3], *lines[2:]], 2),
+        (lambda lines: [*lines[:2], b'{}\n', *lines[2:]], 1),
+        (lambda lines: [*lines[:3], b'\n', *lines[3:]], 2),
+        (lambda lines: lines[:4], 3),
+    ],
+    ids=['changed', 'swapped', 'lacking', 'twice', 'strange', 'blank', 'cut off'],
+)
+def test_what_follows_damage_is_answered_again(tmp_path, change, kept, complete):
+    """Of a part that says that it is complete, everything."""
+    entries = [told(name, '上海') for name in 'abcd']
+    with contextlib.nullcontext() if complete else pytest.raises(Killed):
+        part_of(tmp_path).write(iter(entries) if complete else broken_off(*entries))
+    [path] = tmp_path.iterdir()
+    path.write_bytes(b''.join(change(path.read_bytes().splitlines(keepends=True))))
+    part = part_of(tmp_path)
+    assert part.lines == ([] if complete else [line_of(name, '上海') for name in 'abcd'[:kept]])
+    part.write(iter(entries[len(part.lines) :]))
+    part.join()
+    assert content_of(tmp_path, 'tsv') == ''.join(f'{name}\t上海\n' for name in 'abcd')
+
+
 def test_each_line_is_on_the_disk_before_the_next_is_asked_for(tmp_path):
     """A kill loses at most the answer that was being written."""
     part = part_of(tmp_path)
@@ -197,7 +225,9 @@ def test_answers_to_another_file_are_not_replaced(tmp_path, state):
     assert content_of(tmp_path, 'tsv') == 'b\t北\n'
 
 
-@pytest.mark.parametrize('text', ['', '[1]\n', 'id\tanswer\n', '{"file": null}\n'])
+@pytest.mark.parametrize(
+    'text', ['', '[1]\n', 'id\tanswer\n', '{"file": null}\n', '{"file": [1]}\n', '[' * 99999]
+)
 def test_file_that_holds_no_answers_to_another_is_replaced(tmp_path, text):
     (tmp_path / 'some.jsonl').write_text(text, encoding='utf-8')
     part = part_of(tmp_path, source='/a/some.json')

@@ -1,5 +1,6 @@
 """support/records.py: datasets as they are found in the wild, and what is said about them."""
 
+import gzip
 import json
 import os
 
@@ -48,6 +49,12 @@ def test_complete_records_are_read_as_they_stand(tmp_path):
         ([record('a'), record('b'), record('a')], ['record 3 of 3', "'a'", 'record 1']),
         ([record('a'), record('b\tc')], ['record 2 of 2', '"id"', 'tab']),
         ([record('b\nc')], ['record 1 of 1', '"id"', 'line break']),
+        ([record('\ufeffb')], ['record 1 of 1', '"id"', 'byte order mark']),
+        (
+            [record_of(('北京', ['北', 5]))],
+            ['record 1 of 1', '"answer" of passage 1: part 2 is a number'],
+        ),
+        ([record_of(('北京', {}))], ['record 1 of 1', '"answer" of passage 1 is a record']),
         ([record('a', 'x\ud800')], ['record 1 of 1', '"question"', 'surrogate']),
         ([record_of(('\udfff', ''))], ['record 1 of 1', '"passage" of passage 1', 'surrogate']),
         ([], ['at least one']),
@@ -81,6 +88,45 @@ def test_questions_to_predict_need_no_answers(tmp_path):
     write_json(tmp_path / 'questions.json', [{'id': 'a', 'question': '谁', 'passages': passages}])
     expected = record_of(('北京', ''), ('上海', ''), question='谁')
     assert records.load_questions(tmp_path / 'questions.json', labelled=False) == [expected]
+
+
+@pytest.mark.parametrize('labelled', [True, False])
+@pytest.mark.parametrize(
+    ('answer', 'read'),
+    [
+        (['北京', '上海'], '北京 上海'),
+        (['北京'], '北京'),
+        ([' 北京 ', '', ' ', 'New York'], '北京 New York'),
+        ([], ''),
+    ],
+)
+def test_parts_of_an_answer_may_be_a_list(tmp_path, labelled, answer, read):
+    """As they are written where they are a text: separated by one space."""
+    write_json(tmp_path / 'some.json', [record_of(('北京', answer))])
+    expected = [record_of(('北京', read))]
+    assert records.load_questions(tmp_path / 'some.json', labelled) == expected
+
+
+@pytest.mark.parametrize('answer', [5, ['北京', 5], [['北京']], {'text': '北京'}, False, '\ud800'])
+def test_answers_of_questions_to_predict_may_be_anything(tmp_path, answer):
+    """Nothing is learnt from them."""
+    text = json.dumps([record_of(('北京', answer))])
+    (tmp_path / 'some.json').write_text(text, encoding='utf-8')
+    expected = record_of(('北京', ''))
+    assert records.load_questions(tmp_path / 'some.json', labelled=False) == [expected]
+    assert records.parse_line(text[1:-1].encode(), 1) == expected
+
+
+def test_compressed_dataset_is_to_be_unpacked(tmp_path):
+    """One in a public format can be converted as it is."""
+    path = tmp_path / 'some.json.gz'
+    path.write_bytes(gzip.compress(json.dumps([record('a')]).encode()))
+    message = refusal(records.load_questions, str(path))
+    assert message == f'{path}: compressed; unpack it with gunzip'
+    path.write_bytes(
+        gzip.compress('{"context": "甲", "question": "谁？", "answer": "甲"}'.encode())
+    )
+    assert 'python data/convert.py' in refusal(records.load_questions, str(path))
 
 
 def test_incomplete_records_are_named_once_in_one_line(tmp_path, capsys):
