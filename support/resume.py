@@ -64,7 +64,7 @@ class Backups:
         backup, afresh = self.paths()[-1], 'start afresh with another output_dir'
         try:
             saved = json.loads(read_text(os.path.join(backup, 'state.json')))
-            if saved.pop('fingerprint') != _fingerprint(saved, backup):
+            if saved.pop('fingerprint', None) != _fingerprint(saved, backup):
                 raise ValueError('it is not as it was written')
             for name, value in self.fixed.items():
                 before = saved['fixed'].get(name)
