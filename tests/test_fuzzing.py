@@ -37,12 +37,12 @@ from support.resume import Backups, State
 from support.settings import BEST, check, configure, locate_files, write_config
 
 COUNTS = [pytest.param(30, id='few'), pytest.param(800, id='many', marks=pytest.mark.slow)]
-SECONDS = 20  # after which reading counts as a hang
+SECONDS = 60  # after which reading counts as a hang
 CURE = re.compile('; |expected')
 ODD_CHARACTERS = '\0\t\n\r "\\{}[]/,:0123456789.-eE|｜，\x85\u2028\u200b\ufeff国éＡ😀'
 
 
-def outcome(read, named):
+def outcome(read, named, seconds=SECONDS):
     """Return 'right', or 'refused' where it is by one line that names a file and a cure."""
     begun, told = time.monotonic(), 'right'
     try:
@@ -51,7 +51,7 @@ def outcome(read, named):
         told, message = 'refused', str(error)
         assert len(message.splitlines()) == 1 and str(named) in message, message
         assert CURE.search(message.replace(str(named), '')), message
-    assert time.monotonic() - begun < SECONDS
+    assert time.monotonic() - begun < seconds
     return told
 
 
@@ -693,7 +693,7 @@ def test_thousands_of_passages_are_looked_through_at_once(tmp_path, answer, coun
     long = record_of(('人' * 10**6, '人口'), question_id='b')
     write_json(tmp_path / 'some.json', [record_of(*passages), long])
     read = functools.partial(read_dataset, tmp_path / 'some.json', True)
-    assert outcome(read, '') == 'right'
+    assert outcome(read, '', seconds=20) == 'right'
 
 
 # ------------------------------------------------------------------------------- the whole command
@@ -769,3 +769,13 @@ def test_questions_without_an_end_are_answered(script, output, tmp_path):
     assert status == 0, err
     lines = (folder / 'answers_to_questions.tsv').read_bytes().decode().split('\n')
     assert [line.split('\t')[0] for line in lines] == ['a\u2028b', 'b', 'c', 'd', 'e', '']
+
+
+def test_share_of_answered_questions_counts_each_once(script, place, tmp_path, capsys):
+    """Whatever an id holds that some take for the end of a line."""
+    constants = script.Constants(output_dir=str(tmp_path), max_p_len=20, max_q_len=9, max_a_len=4)
+    tokenizer, _, _ = bert.load_tokenizer(place.files.vocabulary)
+    reader = script.ReadingComprehension(place.model, tokenizer, constants)
+    data = [{**record('a\u2028b\x0c'), 'passages': []}, {**record('c\x85d'), 'passages': []}]
+    script.score_validation(reader, data, records.dataset_answers(data))
+    assert json.loads(capsys.readouterr().out)['Answered'] == 0
