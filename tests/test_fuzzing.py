@@ -36,7 +36,7 @@ from support.predictions import Part, fingerprint_of
 from support.resume import Backups, State
 from support.settings import BEST, check, configure, locate_files, write_config
 
-COUNTS = [pytest.param(30, id='few'), pytest.param(800, id='many', marks=pytest.mark.slow)]
+COUNTS = [pytest.param(20, id='few'), pytest.param(800, id='many', marks=pytest.mark.slow)]
 SECONDS = 60  # after which reading counts as a hang
 CURE = re.compile('; |expected')
 ODD_CHARACTERS = '\0\t\n\r "\\{}[]/,:0123456789.-eE|｜，\x85\u2028\u200b\ufeff国éＡ😀'
