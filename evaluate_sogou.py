@@ -26,6 +26,13 @@ PUNCTUATION = (
     '\u3000、。〃々〈〉《》「」『』【】〓〔〕〖〗÷×′▲″△∠≠■ˇˉ￣￥＿！＄（），．：；？～﹑￠'
 )
 ASCII_WHITE_SPACE = ' \t\n\r\v\f'
+PACKED = {  # the first bytes of files that programs have compressed, and what unpacks them
+    b'\x1f\x8b': 'gunzip',
+    b'PK\x03\x04': 'unzip',
+    b'BZh91AY&SY': 'bunzip2',
+    b'\xfd7zXZ\x00': 'unxz',
+    b'(\xb5/\xfd': 'unzstd',
+}
 OFFICIAL_ANSWERS = os.path.abspath(os.path.join(__file__, '..', 'data', 'qid_answer_expand'))
 
 
@@ -180,8 +187,12 @@ def tell_of_coverage(predictions, references, dataset):
 def read_text(path):
     """Return a UTF-8 file without byte order mark. Raises UserError where it cannot be read."""
     try:
-        with open(path, encoding='utf-8', newline='') as file:
-            text = file.read()
+        with open(path, 'rb') as file:
+            content = file.read()
+        for first_bytes, program in PACKED.items():
+            if content.startswith(first_bytes):
+                raise UserError(f'{path}: compressed; unpack it with {program}')
+        text = content.decode('utf-8')
     except FileNotFoundError:
         raise UserError(f'{path}: no such file; check the path') from None
     except UnicodeDecodeError as error:

@@ -75,7 +75,7 @@ if __name__ == '__main__':
 
 import numpy as np
 
-from support import bert, records, report, serving, terminal
+from support import bert, lost, records, report, serving, terminal
 from support.answers import NO_ANSWER, Found, Written, as_record, describe, score_of
 from support.batches import Batches, in_groups
 from support.files import alone_in, first_line, make_folder, write_durably
@@ -115,10 +115,10 @@ def unify_separators(passage):
 
 
 def load_data(path, constants, labelled=True):
-    """Read a dataset, and say what of it will not be read or learnt: see support/records.py."""
+    """Read a dataset, and say what of it will not be read or learnt: see support/lost.py."""
     data = records.load_questions(path, labelled)
     size, stride = constants.max_p_len - 2, constants.passage_stride
-    records.tell_what_is_lost(path, data, unify_separators, size, stride)
+    lost.tell_what_is_lost(path, data, unify_separators, size, stride)
     return data
 
 
@@ -577,7 +577,7 @@ def score_validation(reader, valid_data, references, share=(0, 1)):
     name, page = os.path.join(folder, 'predictions'), os.path.join(folder, 'report.html')
     page = page if reader.constants.report else None
     if predict_to_file(reader, valid_data, name, share, references, page=page):
-        lines = read_text(f'{name}.tsv').splitlines()
+        lines = read_text(f'{name}.tsv').split('\n')[:-1]
         answered = sum(not line.endswith('\t') for line in lines) / max(len(lines), 1)
         print(json.dumps({**evaluate(f'{name}.tsv', references), 'Answered': answered}))
 

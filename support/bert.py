@@ -4,6 +4,7 @@ import json
 import os
 
 import h5py
+import numpy as np
 
 from evaluate_sogou import UserError, log, read_text
 
@@ -12,6 +13,15 @@ from .files import durable, fingerprint, first_line, plainly_named
 from .keras2 import bert4keras, keras, tf
 from .settings import is_trained
 
+LARGEST = {  # sizes of a BERT; larger ones are mistakes, and would take all memory, or hours
+    'max_position_embeddings': 2**17, 'num_hidden_layers': 100, 'hidden_size': 2**15,
+    'num_attention_heads': 2**10, 'intermediate_size': 2**17, 'embedding_size': 2**15,
+    'type_vocab_size': 2**10,
+}  # fmt: skip
+OPTIONAL = 'embedding_size', 'type_vocab_size'
+# of bert4keras and Keras, about a configuration
+ERRORS = ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError
+SEAL = b'\nSHA-256 '  # and the sum follow the weights, where HDF5 does not look
 SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
 
 
@@ -88,21 +98,21 @@ def build_bert(files, checkpoint, keep_tokens, vocabulary_size, longest):
     config = files.config
     try:
         sizes = json.loads(read_text(config))
+        if not isinstance(sizes, dict):
+            raise ValueError('no {"vocab_size", ...}')
         if sizes['vocab_size'] != vocabulary_size:
             raise UserError(_misfit(files, config, sizes['vocab_size'], vocabulary_size))
+        sizes = _checked(sizes)
         if sizes['max_position_embeddings'] < longest:
             cure = 'lower max_p_len, max_q_len or max_a_len'
             raise UserError(f'{config}: too few max_position_embeddings; {cure}')
-        if sizes['num_hidden_layers'] < 1:
-            raise ValueError('num_hidden_layers is below 1')
-        stddev = float(sizes.get('initializer_range', 0.02))
+        stddev = sizes.pop('initializer_range')
         options = {'model': Blank, 'application': 'unilm', 'keep_tokens': keep_tokens}
         # AutoGraph takes seconds, and there is nothing for it
         build = tf.autograph.experimental.do_not_convert(bert4keras.models.build_transformer_model)
         transformer = build(**{**sizes, **options, 'return_keras_model': False})
-    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
-        what = f'{type(error).__name__}: {first_line(error)}'
-        raise UserError(f'{config}: not a BERT configuration ({what})') from None
+    except ERRORS as error:
+        raise _no_configuration(config, error) from None
     if checkpoint and is_trained(checkpoint):
         load_weights(checkpoint, transformer.model, describe_bert(files))
     elif checkpoint:
@@ -114,9 +124,55 @@ def build_bert(files, checkpoint, keep_tokens, vocabulary_size, longest):
     return transformer.model
 
 
+def _no_configuration(path, error):
+    """Return the UserError for an exception that came of a configuration."""
+    what = f'{type(error).__name__}: {first_line(error)}'
+    cure = 'take the one that its BERT came with'
+    return UserError(f'{path}: not a BERT configuration ({what}); {cure}')
+
+
+def _checked(config):
+    """Return what bert4keras shall know of a configuration, a dict. Raises ValueError."""
+    sizes = {'vocab_size': int(config['vocab_size'])}
+    for name, largest in LARGEST.items():
+        value = config.get(name) if name in OPTIONAL else config[name]
+        if value is None and name in OPTIONAL:
+            continue
+        if type(value) is not int or not 1 <= value <= largest:
+            raise ValueError(f'{name} is {value!r:.80}, not a whole number from 1 to {largest}')
+        sizes[name] = value
+    if sizes['hidden_size'] % sizes['num_attention_heads']:
+        raise ValueError('hidden_size is no multiple of num_attention_heads')
+    for name, usual in ('hidden_dropout_prob', 0.0), ('initializer_range', 0.02):
+        value = usual if config.get(name) is None else config[name]
+        if type(value) not in (int, float) or not 0 <= value < 1:
+            raise ValueError(f'{name} is {value!r:.80}, not a number of at least 0 and below 1')
+        sizes[name] = value
+    sizes['hidden_act'] = config['hidden_act']
+    if not isinstance(sizes['hidden_act'], str):
+        raise ValueError(f'hidden_act is {sizes["hidden_act"]!r}, not a name')
+    _check_memory(sizes)
+    return sizes
+
+
+def _check_memory(sizes):
+    """Raise ValueError where the weights of a BERT alone take more memory than there is."""
+    width, inner = sizes['hidden_size'], sizes['intermediate_size']
+    weights = sizes['vocab_size'] + sizes['max_position_embeddings']
+    weights *= sizes.get('embedding_size', width)
+    weights += sizes['num_hidden_layers'] * width * (4 * width + 2 * inner)
+    try:
+        memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    except (AttributeError, OSError, ValueError):  # some systems do not tell
+        return
+    if 4 * weights > memory:
+        needed, there = (f'{size / 2**30:.0f} GB' for size in (4 * weights, memory))
+        raise ValueError(f'its weights take {needed} of memory, and there are {there}')
+
+
 def _misfit(files, path, size, vocabulary_size):
     """Return what is wrong between a file made for `size` tokens and the vocabulary."""
-    made = f'{path} is made for {size} tokens'
+    made = f'{path} is made for {size!r} tokens'
     has = f'{files.vocabulary}: line {vocabulary_size} is the last, but {made}'
     return f'{has}; take both from one BERT, with no line more or less'
 
@@ -138,13 +194,14 @@ def _load_checkpoint(transformer, files, checkpoint, keep_tokens, vocabulary_siz
                     what = f'no BERT with its masked language model (no {name} in it)'
                     raise UserError(f'{checkpoint}: {what}; data/README.md names some')
                 value = variables[name]()
-                if name in of_tokens:
+                if name in of_tokens and value.ndim:
                     if len(value) != vocabulary_size:
                         raise UserError(_misfit(files, checkpoint, len(value), vocabulary_size))
                     value = value if keep_tokens is None else value[keep_tokens]
                 if value.shape != weight.shape:
                     misfit = f'{name} is {value.shape}, but bert_config.json means'
-                    raise UserError(f'{checkpoint}: {misfit} {weight.shape}')
+                    cure = 'take both from one BERT'
+                    raise UserError(f'{checkpoint}: {misfit} {weight.shape}; {cure}')
                 weight.assign(value)
 
 
@@ -156,7 +213,10 @@ def describe_bert(files):
 
     The weights alone show neither heads nor tokens.
     """
-    config = json.dumps(json.loads(read_text(files.config)), sort_keys=True)
+    try:
+        config = json.dumps(json.loads(read_text(files.config)), sort_keys=True)
+    except (RecursionError, ValueError) as error:
+        raise _no_configuration(files.config, error) from None
     tokens = '\n'.join(read_text(files.vocabulary).split())
     return fingerprint([config.encode(), tokens.encode()])
 
@@ -174,8 +234,26 @@ def save_best(output_dir, model, described):
             model.save_weights(temporary)
             with h5py.File(temporary, 'r+') as file:
                 file.attrs['bert'] = described
+            with open(temporary, 'ab') as file:
+                file.write(SEAL + _fingerprint_of_file(temporary, file.tell()))
         except RuntimeError as error:  # what h5py makes of a disk that is full
             raise OSError(first_line(error)) from None
+
+
+def _check_seal(path):
+    """Raise ValueError where a file is not as `save_best` has sealed it."""
+    with open(path, 'rb') as file:
+        size = max(file.seek(0, os.SEEK_END) - len(SEAL) - 64, 0)
+        file.seek(size)
+        seal = file.read()
+    if seal.startswith(SEAL) and seal != SEAL + _fingerprint_of_file(path, size):
+        raise ValueError('it is not as it was written')
+
+
+def _fingerprint_of_file(path, size):
+    """Return the fingerprint of the first bytes of a file, bytes."""
+    with open(path, 'rb') as file:
+        return fingerprint(iter(lambda: file.read(min(size - file.tell(), 2**20)), b'')).encode()
 
 
 def load_best(output_dir, model, described):
@@ -202,7 +280,10 @@ def load_weights(path, model, described):
                 status = model.load_weights(plain)
             if status:  # TensorFlow's format loads what it finds
                 status.assert_existing_objects_matched()
+            if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+                raise ValueError('it holds what is no number')
             return
+        _check_seal(path)
         with h5py.File(path) as file:
             if file.attrs.get('bert') != described:
                 what = 'bert_config.json or vocab.txt is not the one that it was trained with'

@@ -15,8 +15,10 @@ from .keras2 import tf
 
 # of the libraries that read them
 ERRORS = (
-    OSError, ValueError, TypeError, LookupError, safetensors.SafetensorError, tf.errors.OpError,
+    OSError, ValueError, TypeError, LookupError, RuntimeError, MemoryError,
+    safetensors.SafetensorError, tf.errors.OpError,
 )  # fmt: skip
+CURE = 'download it again, see data/README.md'
 # what makes a name of Hugging Face's, PyTorch's or TensorFlow's, one of Google's
 RULES = (
     (r':0$', ''),
@@ -42,7 +44,8 @@ def opened(path):
         try:
             names, read = _open(path, stack)
         except ERRORS as error:
-            raise UserError(f'{path}: no weights of a BERT ({first_line(error)})') from None
+            what = f'no weights of a BERT ({first_line(error)})'
+            raise UserError(f'{path}: {what}; {CURE}') from None
         variables = {}
         for name in names:
             known = name
@@ -64,7 +67,7 @@ def _open(path, stack):
         file, names = stack.enter_context(h5py.File(path)), []
 
         def note(name, entry):
-            if isinstance(entry, h5py.Dataset):
+            if isinstance(entry, h5py.Dataset) and isinstance(name, str):  # bytes: no text
                 names.append(name)
 
         file.visititems(note)
@@ -77,5 +80,8 @@ def _read(path, read, name, is_transposed):
     try:
         value = np.asarray(read(name), np.float32)
     except ERRORS as error:
-        raise UserError(f'{path}: {name} cannot be read ({first_line(error)})') from None
+        what = f'{name} cannot be read ({first_line(error)})'
+        raise UserError(f'{path}: {what}; {CURE}') from None
+    if not np.isfinite(value).all():
+        raise UserError(f'{path}: {name} holds what is no number; {CURE}')
     return value.T if is_transposed else value

@@ -1,5 +1,6 @@
 """Answers to many questions, a JSON record each: kept, continued, shared out; not how to answer."""
 
+import contextlib
 import glob
 import itertools
 import json
@@ -7,6 +8,7 @@ import os
 import re
 import sys
 import time
+import zlib
 
 from tqdm import tqdm
 
@@ -15,13 +17,16 @@ from evaluate_sogou import Tally, UserError, log
 from .files import alone, fingerprint, write_durably
 from .records import parse_line
 
+COMPLETE = '{"complete": true}'  # the last line of a part, before its checksum
+
 
 class Part:
     """A worker's part of the answers to some questions: whatever interrupts it, it is continued.
 
     Worker k of n has the records k, k + n, k + 2n, ..., a line each, of what was told of it, a dict
     that JSON can hold. The file begins with a line of its origin; a part of another one, of other
-    weights or other data, is started afresh.
+    weights or other data, is started afresh. Each line ends in a checksum of all so far, and what
+    follows damage is answered again; the last line says that the part is complete.
 
     name: of the files, without extension; origin: fingerprint; source: path of the questions, whose
     answers no others may replace, or None. Raises UserError where they would.
@@ -34,7 +39,7 @@ class Part:
         self._refuse_others()
         self.part = self._part(worker)
         unfinished = f'{self.part}.unfinished'
-        lines = self._lines(self.part)
+        lines = self._lines(self.part, complete=True)
         self.is_complete = lines is not None
         if not self.is_complete:
             lines = self._lines(unfinished)
@@ -42,6 +47,7 @@ class Part:
                 begun = 'begun with other weights, constants or questions'
                 log(f'{self.path}: {begun}; it is started afresh')
         self.lines = lines or []  # of before
+        self.written_before = {name: written_at(name) for name in self._parts()}
 
     def _part(self, worker):
         return f'{self.path}.{worker}-of-{self.workers}'
@@ -55,23 +61,46 @@ class Part:
             try:
                 with open(name, encoding='utf-8') as file:
                     other = json.loads(file.readline()).get('file')
-            except (OSError, ValueError, AttributeError):  # nothing of ours
+            except (OSError, ValueError, AttributeError, RecursionError):  # nothing of ours
                 continue
-            if other not in (None, self.source):
+            if isinstance(other, str) and other != self.source:
+                other = one_line(other)
                 holds = f'holds the answers to {other}, those to {self.source} would replace them'
                 raise UserError(f'{name}: {holds}; move it, or choose another output_dir')
 
-    def _lines(self, name):
+    def _lines(self, name, complete=False):
+        """Return the lines of a file as far as they are sound.
+
+        None where it is not there, of another origin, or not complete although it should be.
+        """
         try:
             with open(name, 'rb') as file:
-                content = file.read()
-            content = content[: content.rfind(b'\n') + 1]  # then, half a line at most
-            origin, *lines = content.decode('utf-8').split('\n')[:-1]
+                origin, *lines = file.read().split(b'\n')[:-1]  # then, half a line at most
         except (FileNotFoundError, ValueError):
             return None
         except OSError as error:
             raise UserError(f'{name}: cannot be read ({error.strerror}); remove it') from None
-        return lines if origin == self.origin else None
+        if origin != self.origin.encode():
+            return None
+        sound, checksum = [], zlib.crc32(origin)
+        for line in lines:
+            text, _, written = line.rpartition(b', "checksum": "')
+            text += b'}'
+            checksum = zlib.crc32(text, checksum)
+            if written != b'%08x"}' % checksum:
+                break
+            if text == COMPLETE.encode():
+                return sound
+            sound.append(text.decode())
+        return None if complete else sound
+
+    def _with_checksums(self, texts):
+        """Yield the lines that a file has for these, the first one its origin."""
+        checksum = zlib.crc32(self.origin.encode())
+        yield f'{self.origin}\n'
+        for text in texts:
+            checksum = zlib.crc32(text.encode(), checksum)
+            yield f'{text[:-1]}, "checksum": "{checksum:08x}"}}\n'
 
     def write(self, told):
         """Add what is told of the rest as it comes; at the end the part is complete."""
@@ -85,21 +114,25 @@ class Part:
             ):
                 if (self._lines(unfinished) or []) != self.lines:
                     raise UserError(f'{self.path}: another run has been at work here; run again')
-                kept = ''.join(f'{line}\n' for line in (self.origin, *self.lines))
-                file.truncate(len(kept.encode()) if self.lines else 0)
-                file.write('' if self.lines else kept)
-                for of_record in told:
-                    if self.source:
-                        of_record = {**of_record, 'file': self.source}
-                    file.write(f'{json.dumps(of_record, ensure_ascii=False)}\n')
+                kept = sum(len(line.encode()) for line in self._with_checksums(self.lines))
+                file.truncate(kept if self.lines else 0)
+                texts = itertools.chain(self.lines, self._texts(told), [COMPLETE])
+                lines = self._with_checksums(texts)
+                for line in itertools.islice(lines, len(self.lines) + 1 if self.lines else 0, None):
+                    file.write(line)
                     file.flush()
                     os.fsync(file.fileno())
-                file.flush()
                 check_in_place()  # another run's would pass for a complete one
                 os.replace(unfinished, self.part)
         except OSError as error:
             reason = f'cannot be written ({error.strerror}); make room and run again'
             raise UserError(f'{self.path}: {reason}') from None
+
+    def _texts(self, told):
+        for of_record in told:
+            if self.source:
+                of_record = {**of_record, 'file': self.source}
+            yield json.dumps(of_record, ensure_ascii=False)
 
     def join(self, page=None, as_page=None):
         """Write what all workers have told, in the records' order, once all are there.
@@ -109,10 +142,14 @@ class Part:
         """
         names = [self._part(worker) for worker in range(self.workers)]
         while True:
-            parts = [self._lines(name) for name in names]
+            parts = [self._lines(name, complete=True) for name in names]
             missing = [name for name, part in zip(names, parts, strict=True) if part is None]
             if not missing:
                 break
+            for name in missing:
+                if written_at(name) not in (None, self.written_before.get(name)):
+                    other = 'answered with other weights, constants or questions than the first'
+                    raise UserError(f'{name}: {other}; give all workers the same')
             log(f'waiting for {", ".join(missing)}')
             time.sleep(5)
         lines = itertools.chain.from_iterable(itertools.zip_longest(*parts))
@@ -124,6 +161,12 @@ class Part:
             write_durably(page, as_page(map(json.loads, lines)))
         for name in self._parts():
             os.remove(name)
+
+
+def written_at(path):
+    """Return when a file was written, in nanoseconds; None where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.stat(path).st_mtime_ns
 
 
 def one_line(text):

@@ -6,20 +6,21 @@ import numbers
 import os
 import re
 import typing
-import unicodedata
 
 from evaluate_sogou import Reference, UserError, load_official_answers, log, read_text
 
 from .formats import NO_ANSWERS, name_of_format
-from .spans import window_starts
+
+DEEPEST = 100  # levels of a record: what Python reads, it might not be able to write
 
 
 def load_questions(path, labelled=True):
     """Read a dataset: a list of {"id", "question", "passages": [{"passage", "answer"}, ...]}.
 
     Records that lack an id, a question or passages are kept, see `defects`, and named in one line.
-    Unless `labelled`, a passage may lack its answer, which becomes ''. Raises UserError for
-    anything else; it names the format of a public file that convert.py can read.
+    An answer that is a list becomes its parts, separated by one space. Unless `labelled`, one that
+    is missing or of another type becomes ''. Raises UserError for anything else; it names the
+    format of a public file that convert.py can read.
     """
     try:
         return _load(path, labelled)
@@ -47,7 +48,7 @@ def _load(path, labelled):
         if question_id is not None:
             positions[question_id] = number
     if all(map(unanswerable, records)):
-        keys = ', '.join(map(repr, [*records[0]][:10])) or 'none'
+        keys = ', '.join(repr(key[:30]) for key in [*records[0]][:10]) or 'none'
         expected = 'expected "id", "question" and "passages"'
         raise UserError(f'{path}: no record has question and passages; keys: {keys}; {expected}')
     _name_incomplete(records, path, labelled)
@@ -79,69 +80,6 @@ def _load_json(path, labelled):
     except (RecursionError, ValueError):
         what = 'nested too deeply, or a number too long'
         raise UserError(f'{path}: {what}; expected a list of records') from None
-
-
-def tell_what_is_lost(path, records, unify, size, stride):
-    """Say in one line how much of some records is cut off, and which answers are never a target.
-
-    That is any answer whose parts no passage of its question holds, as `training_pair` looks for
-    them in `size` characters, or in each window of so many where there is a stride. unify: a
-    function of a passage to the text in which they are looked for.
-    """
-    long = labelled = cut_off = passages_in_all = 0
-    never = collections.Counter()
-    for record in complete(records):
-        passages = record['passages']
-        passages_in_all += len(passages)
-        long += sum(len(p['passage']) > size for p in passages)
-        answers = [(number, p['answer']) for number, p in enumerate(passages) if p['answer']]
-        if not answers:
-            continue
-        labelled += len(answers)
-        unified = [unify(p['passage']) for p in passages]
-        readable = [_windows(text, size, stride) for text in unified]
-        for number, answer in answers:
-            parts = answer.split(' ')
-            if _held(parts, readable[number]):
-                continue
-            cut_off += _held(parts, [unified[number]])
-            if not any(_held(parts, windows) for windows in readable):
-                never[_why_never(parts, unified, unify)] += 1
-    lost = []
-    if long and not stride:
-        cut = f'{long} of {passages_in_all} passages are cut off after {size} characters'
-        lost.append(f'{cut}, without --passage_stride')
-    if cut_off:
-        lost.append(f'{cut_off} of {labelled} answers are cut off')
-    if never:
-        reasons = ', '.join(f'{count} {reason}' for reason, count in never.most_common())
-        lost.append(f'answers that can never be learnt: {reasons}')
-    if lost:
-        log(f'{path}: {"; ".join(lost)}')
-
-
-def _windows(text, size, stride):
-    return [text[start : start + size] for start in window_starts(len(text), size, stride)]
-
-
-def _held(parts, texts):
-    """Whether one of the texts holds all parts."""
-    return any(all(part in text for part in parts) for text in texts)
-
-
-def _why_never(parts, unified, unify):
-    """Return the reason for which an answer's parts are in nothing that is read of the texts."""
-
-    def folded(text):
-        return unicodedata.normalize('NFKC', text).casefold()
-
-    if _held(parts, unified):
-        return 'cut off'
-    if _held([unify(part) for part in parts], unified):
-        return 'with 、, ； or ， inside'
-    if _held([folded(unify(part)) for part in parts], [folded(text) for text in unified]):
-        return 'in another width or case'
-    return 'in no passage'
 
 
 def parse_line(line, number):
@@ -196,8 +134,11 @@ def _check_record(record, place, labelled):
             record[name] = _check_string(record[name], f'{place}: "{name}"')
             if not record[name].strip():
                 record[name] = None
-    if any(character in (record.get('id') or '') for character in '\t\n\r'):
-        raise UserError(f'{place}: "id" holds a tab or a line break; take it out')
+    if any(character in (record.get('id') or '') for character in '\t\n\r\ufeff'):
+        what = 'a tab, a line break or a byte order mark'
+        raise UserError(f'{place}: "id" holds {what}; take it out')
+    if _is_nested(record, DEEPEST):
+        raise UserError(f'{place} is nested deeper than {DEEPEST} levels; take out what is')
     passages = record.get('passages')
     if passages is not None and not isinstance(passages, list):
         raise UserError(f'{place}: "passages" is {_kind(passages)}; expected a list')
@@ -207,10 +148,30 @@ def _check_record(record, place, labelled):
         if not isinstance(passage, dict):
             expected = '{"passage", "answer"}' if labelled else '{"passage"}'
             raise UserError(f'{place}: passage {number} is {_kind(passage)}; expected {expected}')
-        if not labelled:
-            passage['answer'] = passage.get('answer') or ''
-        for name in ('passage', 'answer'):
-            _check_string(passage.get(name), f'{place}: "{name}" of passage {number}')
+        _check_string(passage.get('passage'), f'{place}: "passage" of passage {number}')
+        of_passage = f'{place}: "answer" of passage {number}'
+        passage['answer'] = _check_answer(passage.get('answer'), of_passage, labelled)
+
+
+def _check_answer(answer, place, labelled):
+    """Return an answer, the parts of a list separated by one space; '' for what is none."""
+    try:
+        if not isinstance(answer, list):
+            return _check_string(answer, place)
+        parts = [_check_string(part, f'{place}: part {i}') for i, part in enumerate(answer, 1)]
+        return ' '.join(filter(None, map(str.strip, parts)))
+    except UserError:
+        if labelled:
+            raise
+        return ''
+
+
+def _is_nested(value, levels):
+    """Whether a value of JSON is nested deeper than so many levels."""
+    if not isinstance(value, (dict, list)):
+        return False
+    values = value.values() if isinstance(value, dict) else value
+    return not levels or any(_is_nested(each, levels - 1) for each in values)
 
 
 def _check_string(value, place):

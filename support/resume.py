@@ -12,9 +12,14 @@ import time
 
 from evaluate_sogou import UserError, log, read_text
 
-from .files import durable, first_line, plainly_named
+from .files import durable, fingerprint, first_line, plainly_named
 from .keras2 import keras, tf
 from .settings import takes_signals
+
+# what may come of a damaged backup
+ERRORS = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, tf.errors.OpError,
+)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -60,6 +65,8 @@ class Backups:
         backup, afresh = self.paths()[-1], 'start afresh with another output_dir'
         try:
             saved = json.loads(read_text(os.path.join(backup, 'state.json')))
+            if saved.pop('fingerprint', None) != _fingerprint(saved, backup):
+                raise ValueError('it is not as it was written')
             for name, value in self.fixed.items():
                 before = saved['fixed'].get(name)
                 if before != value:
@@ -71,7 +78,7 @@ class Backups:
                 raise UserError(f'{best} has gone; put it back, or {afresh}')
             with plainly_named(os.path.join(backup, 'weights')) as path:
                 self.checkpoint.read(path).expect_partial()
-        except (tf.errors.OpError, LookupError, ValueError, TypeError, AttributeError) as error:
+        except ERRORS as error:
             raise UserError(f'{backup}: damaged ({first_line(error)}); {afresh}') from None
         self._remove_others(backup)  # a kill may have come before
         return backup
@@ -91,6 +98,7 @@ class Backups:
             except tf.errors.OpError as error:
                 raise OSError(first_line(error)) from None
             saved = {'state': vars(self.state), 'fixed': self.fixed}
+            saved['fingerprint'] = _fingerprint(saved, folder)
             with open(os.path.join(folder, 'state.json'), 'w', encoding='utf-8') as file:
                 json.dump(saved, file, ensure_ascii=False)
         self._remove_others(path)
@@ -99,6 +107,12 @@ class Backups:
         for backup in self.paths(r'(\.unfinished\.)?'):
             if self.is_chief and backup != path:
                 shutil.rmtree(backup)
+
+
+def _fingerprint(saved, folder):
+    """Return the fingerprint of what state.json holds and of all weights: TensorFlow's index."""
+    with open(os.path.join(folder, 'weights.index'), 'rb') as file:
+        return fingerprint([json.dumps(saved).encode(), file.read()])
 
 
 class BackUp(keras.callbacks.Callback):

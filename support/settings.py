@@ -75,7 +75,7 @@ def constants(owner):
         for name, (_, rule, _) in kinds(owner).items():
             value = getattr(owner, name)
             if type(value).__hash__ is None:  # a list, say, which dataclasses refuse
-                raise UserError(f'{name} = {value!r}: expected {rule.expected}')
+                raise UserError(f'{name} = {value!r:.80}: expected {rule.expected}')
     except UserError as error:
         log(error)
         sys.exit(2)
@@ -107,7 +107,7 @@ def check(constants):
         value = getattr(constants, name)
         of_type = type(value) is python or (python is float and type(value) is int)
         if not of_type or not rule.allows(value):
-            raise UserError(f'{name} = {value!r}: expected {rule.expected}')
+            raise UserError(f'{name} = {value!r:.80}: expected {rule.expected}')
 
 
 def fixed(constants):

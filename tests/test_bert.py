@@ -276,6 +276,20 @@ def test_checkpoint_may_lie_in_a_folder_with_brackets(small):
         ({'hidden_act': 'no such'}, 'not a BERT configuration'),
         ({'num_hidden_layers': 0}, 'not a BERT configuration'),
         ({'num_attention_heads': 0}, 'not a BERT configuration'),
+        ({'num_attention_heads': 3}, 'hidden_size is no multiple of num_attention_heads'),
+        ({'hidden_size': 10**9}, 'hidden_size is 1000000000, not a whole number from 1 to 32768'),
+        ({'hidden_size': -16}, 'hidden_size is -16, not a whole number'),
+        ({'hidden_size': 16.0}, 'hidden_size is 16.0, not a whole number'),
+        ({'hidden_size': '16'}, "hidden_size is '16', not a whole number"),
+        ({'intermediate_size': None}, 'intermediate_size is None, not a whole number'),
+        ({'num_hidden_layers': 10**6}, 'num_hidden_layers is 1000000, not a whole number'),
+        (
+            {'hidden_size': 2**15, 'intermediate_size': 2**17, 'num_hidden_layers': 100},
+            'its weights take 4800 GB of memory, and there are ',
+        ),
+        ({'hidden_dropout_prob': 1.0}, 'hidden_dropout_prob is 1.0, not a number of at least 0'),
+        ({'initializer_range': '0.02'}, "initializer_range is '0.02', not a number"),
+        ({'hidden_act': 1}, 'hidden_act is 1, not a name'),
     ],
 )
 def test_configuration_that_does_not_fit(small, change, complaint):
@@ -383,6 +397,24 @@ def test_best_weights_that_are_not_there_are_asked_for(small):
     message = refusal(bert.load_best, str(small), None, 'some BERT')
     path = small / 'best_model.weights.h5'
     assert message == f'{path}: no such file; run train first, or give its output_dir'
+
+
+def test_weights_that_are_not_as_they_were_written_are_refused(small):
+    """HDF5 has no checksums; one without a seal, which was changed since, is taken as it is."""
+    model, _ = build(small)
+    path = small / 'best_model.weights.h5'
+    draw(model, 0)
+    bert.save_best(str(small), model, 'some BERT')
+    sound = path.read_bytes()
+    gamma = model.get_layer('MLM-Norm').get_weights()[1].tobytes()
+    assert sound.count(gamma) == 1
+    path.write_bytes(sound.replace(gamma, gamma[::-1]))
+    message = refusal(bert.load_best, str(small), model, 'some BERT')
+    assert message.startswith(f'{path}: does not fit this model (it is not as it was written)')
+    path.write_bytes(sound)
+    bert.load_best(str(small), model, 'some BERT')
+    path.write_bytes(sound[: -len(bert.SEAL) - 64])
+    bert.load_best(str(small), model, 'some BERT')
 
 
 def spoil(path, damage):

@@ -116,6 +116,20 @@ def test_bert_without_its_masked_language_model_is_refused(script, published):
     assert message.startswith(f'{path}: no BERT with its masked language model (no cls/predictions')
 
 
+@pytest.mark.parametrize('value', [np.float32('nan'), np.float32('inf'), np.float32(1)])
+def test_weights_that_are_no_numbers_or_no_matrix_are_refused(script, published, value):
+    """Of all the words' the last is not finite, or they are a single number."""
+    path, name = published / 'model.safetensors', 'bert.embeddings.word_embeddings.weight'
+    values = safetensors.numpy.load_file(path)
+    values[name][-1, -1] = value
+    said = 'weight holds what is no number'
+    if np.isfinite(value):
+        values[name], said = np.array(value), 'is (), but bert_config.json means'
+    safetensors.numpy.save_file(values, path)
+    message = refusal(built, script, published, path)
+    assert message.startswith(f'{path}: bert') and said in message and '; ' in message
+
+
 @pytest.mark.parametrize('name', FORMATS)
 @pytest.mark.parametrize('cut', [0, 7, 500, 30_000])
 def test_weights_that_were_cut_off_are_named(script, published, name, cut):

@@ -360,11 +360,11 @@ def config(**sizes):
             ['bert_config.json: not a BERT configuration'],
         ),
         (config(), [], ['bert_config.json: not a BERT configuration', 'vocab_size']),
-        (config(vocab_size=58, max_position_embeddings='512'), [], ['TypeError']),
+        (config(vocab_size=58, max_position_embeddings='512'), [], ["_embeddings is '512', not a"]),
         (
             config(vocab_size=58, max_position_embeddings=512, num_hidden_layers=0),
             [],
-            ['bert_config.json: not a BERT configuration', 'num_hidden_layers is below 1'],
+            ['bert_config.json: not a BERT configuration', 'num_hidden_layers is 0, not a'],
         ),
         (change('output', 'a file'), [], ['output: no folder (File exists); choose another']),
         (None, ['--max_q_len=400'], ['too few max_position_embeddings; lower max_p_len']),

@@ -140,6 +140,34 @@ def test_part_cut_off_anywhere_keeps_its_complete_lines(tmp_path, cut):
     assert content_of(tmp_path, 'tsv') == 'a\t北\nb\t天津\n'
 
 
+@pytest.mark.parametrize('complete', [False, True])
+@pytest.mark.parametrize(
+    ('change', 'kept'),
+    [
+        (lambda lines: [*lines[:2], lines[2].replace(b'\xe4', b'\xe5'), *lines[3:]], 1),
+        (lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]], 1),
+        (lambda lines: [*lines[:2], *lines[3:]], 1),
+        (lambda lines: [*lines[:3], *lines[2:]], 2),
+        (lambda lines: [*lines[:2], b'{}\n', *lines[2:]], 1),
+        (lambda lines: [*lines[:3], b'\n', *lines[3:]], 2),
+        (lambda lines: lines[:4], 3),
+    ],
+    ids=['changed', 'swapped', 'lacking', 'twice', 'strange', 'blank', 'cut off'],
+)
+def test_what_follows_damage_is_answered_again(tmp_path, change, kept, complete):
+    """Of a part that says that it is complete, everything."""
+    entries = [told(name, '上海') for name in 'abcd']
+    with contextlib.nullcontext() if complete else pytest.raises(Killed):
+        part_of(tmp_path).write(iter(entries) if complete else broken_off(*entries))
+    [path] = tmp_path.iterdir()
+    path.write_bytes(b''.join(change(path.read_bytes().splitlines(keepends=True))))
+    part = part_of(tmp_path)
+    assert part.lines == ([] if complete else [line_of(name, '上海') for name in 'abcd'[:kept]])
+    part.write(iter(entries[len(part.lines) :]))
+    part.join()
+    assert content_of(tmp_path, 'tsv') == ''.join(f'{name}\t上海\n' for name in 'abcd')
+
+
 def test_each_line_is_on_the_disk_before_the_next_is_asked_for(tmp_path):
     """A kill loses at most the answer that was being written."""
     part = part_of(tmp_path)
@@ -175,6 +203,21 @@ def test_parts_of_several_workers_are_joined_in_the_order_of_the_records(tmp_pat
     expected = ''.join(f'{i}\t北\n' for i in range(total) if i != 3)
     assert content_of(tmp_path, 'tsv') == expected
     assert sorted(os.listdir(tmp_path)) == ['some.jsonl', 'some.tsv']
+
+
+def test_part_of_a_worker_with_other_weights_is_not_waited_for(tmp_path):
+    """One that was there before is, as its worker will replace it."""
+    part_of(tmp_path, 1, 2, origin='other').write(iter([told('b')]))
+    first = part_of(tmp_path, 0, 2)
+    first.write(iter([told('a')]))
+    part_of(tmp_path, 1, 2).write(iter([told('b')]))
+    first.join()
+    assert content_of(tmp_path, 'tsv') == 'a\t北\nb\t北\n'
+    first = part_of(tmp_path, 0, 2)
+    first.write(iter([told('a')]))
+    part_of(tmp_path, 1, 2, origin='other').write(iter([told('b')]))
+    message = refusal(first.join)
+    assert message.startswith(f'{tmp_path / "some.jsonl.1-of-2"}: answered with other weights')
 
 
 def test_parts_in_a_folder_whose_name_is_a_pattern_are_removed(tmp_path):
@@ -213,7 +256,9 @@ def test_answers_to_another_file_are_not_replaced(tmp_path, state):
     assert content_of(tmp_path, 'tsv') == 'b\t北\n'
 
 
-@pytest.mark.parametrize('text', ['', '[1]\n', 'id\tanswer\n', '{"file": null}\n'])
+@pytest.mark.parametrize(
+    'text', ['', '[1]\n', 'id\tanswer\n', '{"file": null}\n', '{"file": [1]}\n', '[' * 99999]
+)
 def test_file_that_holds_no_answers_to_another_is_replaced(tmp_path, text):
     (tmp_path / 'some.jsonl').write_text(text, encoding='utf-8')
     part = part_of(tmp_path, source='/a/some.json')
@@ -333,7 +378,8 @@ def answered(path):
     part = f'{str(path).removesuffix(".tsv")}.jsonl.0-of-1'
     for name in f'{part}.unfinished', part:
         with contextlib.suppress(FileNotFoundError), open(name, encoding='utf-8') as file:
-            entries = map(json.loads, file.read().split('\n')[1:-1])
+            texts = (line.split('\t')[0] for line in file.read().split('\n')[1:-1])
+            entries = map(json.loads, filter(None, texts))  # without the last line
             return [f'{entry["id"]}\t{entry["text"]}' for entry in entries]
     return []
 

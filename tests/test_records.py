@@ -1,9 +1,9 @@
 """support/records.py: datasets as they are found in the wild, and what is said about them."""
 
+import gzip
 import json
 import os
 
-import numpy as np
 import pytest
 from conftest import record, record_of, refusal, write_json
 
@@ -48,6 +48,12 @@ def test_complete_records_are_read_as_they_stand(tmp_path):
         ([record('a'), record('b'), record('a')], ['record 3 of 3', "'a'", 'record 1']),
         ([record('a'), record('b\tc')], ['record 2 of 2', '"id"', 'tab']),
         ([record('b\nc')], ['record 1 of 1', '"id"', 'line break']),
+        ([record('\ufeffb')], ['record 1 of 1', '"id"', 'byte order mark']),
+        (
+            [record_of(('北京', ['北', 5]))],
+            ['record 1 of 1', '"answer" of passage 1: part 2 is a number'],
+        ),
+        ([record_of(('北京', {}))], ['record 1 of 1', '"answer" of passage 1 is a record']),
         ([record('a', 'x\ud800')], ['record 1 of 1', '"question"', 'surrogate']),
         ([record_of(('\udfff', ''))], ['record 1 of 1', '"passage" of passage 1', 'surrogate']),
         ([], ['at least one']),
@@ -81,6 +87,45 @@ def test_questions_to_predict_need_no_answers(tmp_path):
     write_json(tmp_path / 'questions.json', [{'id': 'a', 'question': '谁', 'passages': passages}])
     expected = record_of(('北京', ''), ('上海', ''), question='谁')
     assert records.load_questions(tmp_path / 'questions.json', labelled=False) == [expected]
+
+
+@pytest.mark.parametrize('labelled', [True, False])
+@pytest.mark.parametrize(
+    ('answer', 'read'),
+    [
+        (['北京', '上海'], '北京 上海'),
+        (['北京'], '北京'),
+        ([' 北京 ', '', ' ', 'New York'], '北京 New York'),
+        ([], ''),
+    ],
+)
+def test_parts_of_an_answer_may_be_a_list(tmp_path, labelled, answer, read):
+    """As they are written where they are a text: separated by one space."""
+    write_json(tmp_path / 'some.json', [record_of(('北京', answer))])
+    expected = [record_of(('北京', read))]
+    assert records.load_questions(tmp_path / 'some.json', labelled) == expected
+
+
+@pytest.mark.parametrize('answer', [5, ['北京', 5], [['北京']], {'text': '北京'}, False, '\ud800'])
+def test_answers_of_questions_to_predict_may_be_anything(tmp_path, answer):
+    """Nothing is learnt from them."""
+    text = json.dumps([record_of(('北京', answer))])
+    (tmp_path / 'some.json').write_text(text, encoding='utf-8')
+    expected = record_of(('北京', ''))
+    assert records.load_questions(tmp_path / 'some.json', labelled=False) == [expected]
+    assert records.parse_line(text[1:-1].encode(), 1) == expected
+
+
+def test_compressed_dataset_is_to_be_unpacked(tmp_path):
+    """One in a public format can be converted as it is."""
+    path = tmp_path / 'some.json.gz'
+    path.write_bytes(gzip.compress(json.dumps([record('a')]).encode()))
+    message = refusal(records.load_questions, str(path))
+    assert message == f'{path}: compressed; unpack it with gunzip'
+    path.write_bytes(
+        gzip.compress('{"context": "甲", "question": "谁？", "answer": "甲"}'.encode())
+    )
+    assert 'python data/convert.py' in refusal(records.load_questions, str(path))
 
 
 def test_incomplete_records_are_named_once_in_one_line(tmp_path, capsys):
@@ -213,62 +258,6 @@ def test_saved_order_of_other_data_is_refused(tmp_path, saved):
     message = refusal(records.load_order, str(path), 10)
     assert message.startswith(f'{path}: no order of 10 records; delete it or change output_dir')
     assert path.read_text(encoding='utf-8') == saved
-
-
-# ------------------------------------------------------------------------------------ what is lost
-
-
-def lost(capsys, script, records_, size=10, stride=0):
-    """What is said of records."""
-    records.tell_what_is_lost('f.json', records_, script.unify_separators, size, stride)
-    return capsys.readouterr().err
-
-
-def test_what_is_cut_off_is_counted(capsys, script):
-    """An answer that another passage holds can still be learnt, though its own is cut off."""
-    data = [
-        record_of(('天津' * 5 + '北京', '北京'), ('在北京', '')),
-        record_of(('天津' * 5 + '北京', '北京'), ('天津' * 5, '天津')),
-        record_of(('天津' * 5, '天津')),
-        record(None),  # is not used
-    ]
-    assert lost(capsys, script, data) == (
-        'f.json: 2 of 5 passages are cut off after 10 characters, without --passage_stride; '
-        '2 of 4 answers are cut off; '
-        'answers that can never be learnt: 1 cut off\n'
-    )
-    assert lost(capsys, script, data, size=12) == lost(capsys, script, data, 10, 5) == ''
-    divided = [record_of(('天津天津北京天津天津', '北京'))]
-    assert lost(capsys, script, divided, 5, 5) == (
-        'f.json: 1 of 1 answers are cut off; answers that can never be learnt: 1 cut off\n'
-    )
-    assert lost(capsys, script, divided, 5, 4) == ''
-
-
-@pytest.mark.parametrize(
-    ('passage', 'answer', 'reason'),
-    [
-        ('在北京、天津', '北京、天津', 'with 、, ； or ， inside'),
-        ('在北京 天津', '北京；天津', 'with 、, ； or ， inside'),
-        ('在ＡＢ', 'AB', 'in another width or case'),
-        ('在ab、c', 'AB，c', 'in another width or case'),
-        ('在北京', '天津', 'in no passage'),
-        ('在北京', '北京 天津', 'in no passage'),
-        ('在北京', '北 京', ''),
-        ('在北京、天津', '北京,天津', ''),
-        ('天津' * 5 + '北京', '天 北', 'cut off'),
-    ],
-)
-def test_answers_that_can_never_be_learnt_are_counted_by_reason(
-    capsys, script, passage, answer, reason
-):
-    """Exactly those that training never draws as a target, whatever it draws."""
-    data = [record_of((passage, answer), ('中国', ''))]
-    said = lost(capsys, script, data)
-    assert bool(reason) == (f'answers that can never be learnt: 1 {reason}\n' in said)
-    constants, rng = script.Constants(max_p_len=12), np.random.default_rng(0)
-    drawn = {script.training_pair(data[0], rng, constants)[2] for _ in range(30)}
-    assert drawn == ({''} if reason else {'', answer.replace(' ', ',')})
 
 
 # ------------------------------------------------------------------------------------- the answers

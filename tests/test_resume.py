@@ -291,6 +291,19 @@ def test_damaged_backup_is_named(undisturbed, trainer, tmp_path, damage, content
     assert str(backup) in refusal(backups_in(output, trainer).restore)
 
 
+def test_state_that_is_not_as_it_was_written_is_refused(undisturbed, trainer, tmp_path):
+    """Though it is one that might have been; nor is a backup of two, state and weights."""
+    output = shutil.copytree(undisturbed.output, tmp_path / 'output')
+    path = output / 'backup-24-3' / 'state.json'
+    state = path.read_text(encoding='utf-8')
+    path.write_text(state.replace('"step": 24', '"step": 23'), encoding='utf-8')
+    assert 'it is not as it was written' in refusal(backups_in(output, trainer).restore)
+    path.write_text(state, encoding='utf-8')
+    for file in (undisturbed.stages / 'backup-16-2' / 'backup-16-2').glob('weights.*'):
+        shutil.copy(file, path.parent)
+    assert 'it is not as it was written' in refusal(backups_in(output, trainer).restore)
+
+
 def test_damaged_backup_ends_training_in_one_line(train, undisturbed, tmp_path):
     """Rather than to start from the beginning, over what is there."""
     output = shutil.copytree(undisturbed.output, tmp_path / 'output')

@@ -1,12 +1,17 @@
 """The official score: its rules one by one, checked by hand, then all together, on bytes."""
 
+import bz2
 import collections
 import glob
+import gzip
+import io
 import json
+import lzma
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 from conftest import ROOT, record_of, write_json
@@ -311,7 +316,11 @@ def test_streams_may_be_closed(files, closed):
     assert done.stdout == ('' if '>&-' in closed.split() else run(*arguments).stdout)
     (files / 'predictions').unlink()
     done = run(*arguments, before=before)
-    said = '' if '2>&-' in closed.split() else f'{files / "predictions"}: no such file; check the path\n'
+    said = (
+        ''
+        if '2>&-' in closed.split()
+        else f'{files / "predictions"}: no such file; check the path\n'
+    )
     assert (done.returncode, done.stdout, done.stderr) == (2, '', said)
 
 
@@ -376,6 +385,34 @@ def test_file_missing_or_empty_or_not_utf8(files, which, content, complaint):
         (files / which).write_bytes(content)
     line = failure(files / 'predictions', '--answers', files / 'answers')
     assert line.startswith(f'{files / which}: {complaint}')
+
+
+def zipped(content):
+    """A zip file that holds some bytes as they are."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w') as file:
+        file.writestr('x', content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ('pack', 'program'),
+    [
+        (gzip.compress, 'gunzip'),
+        (bz2.compress, 'bunzip2'),
+        (lzma.compress, 'unxz'),
+        (zipped, 'unzip'),
+        (lambda content: b'(\xb5/\xfd\x20' + content, 'unzstd'),
+    ],
+)
+def test_compressed_file_is_to_be_unpacked(files, pack, program):
+    """Whatever its name; the first bytes tell."""
+    for name in 'answers', 'predictions':
+        content = (files / name).read_bytes()
+        (files / name).write_bytes(pack(content))
+        line = failure(files / 'predictions', '--answers', files / 'answers')
+        assert line == f'{files / name}: compressed; unpack it with {program}'
+        (files / name).write_bytes(content)
 
 
 def test_folder_in_place_of_a_file(files):

@@ -1,0 +1,102 @@
+"""What of a dataset is cut off, which answers training can never draw as a target, and why."""
+
+import collections
+import functools
+import unicodedata
+
+from evaluate_sogou import log
+
+from .records import complete
+from .spans import window_starts
+
+
+def tell_what_is_lost(path, records, unify, size, stride):
+    """Say in one line how much of some records is cut off, and which answers are never a target.
+
+    That is any answer whose parts no passage of its question holds, as `training_pair` looks for
+    them in `size` characters, or in each window of so many where there is a stride. unify: a
+    function of a passage to the text in which they are looked for.
+    """
+    long = labelled = cut_off = passages_in_all = 0
+    never = collections.Counter()
+    for record in complete(records):
+        passages = record['passages']
+        passages_in_all += len(passages)
+        long += sum(len(p['passage']) > size for p in passages)
+        answers = [(number, p['answer']) for number, p in enumerate(passages) if p['answer']]
+        if not answers:
+            continue
+        labelled += len(answers)
+        unified = [unify(p['passage']) for p in passages]
+        readable = [_windows(text, size, stride) for text in unified]
+        unlearnt = collections.Counter()
+        for number, answer in answers:
+            parts = answer.split(' ')
+            if _held(parts, readable[number]):
+                continue
+            cut_off += _held(parts, [unified[number]])
+            unlearnt[answer] += 1
+        never += _why_never(unlearnt, readable, unified, unify)
+    lost = []
+    if long and not stride:
+        cut = f'{long} of {passages_in_all} passages are cut off after {size} characters'
+        lost.append(f'{cut}, without --passage_stride')
+    if cut_off:
+        lost.append(f'{cut_off} of {labelled} answers are cut off')
+    if never:
+        reasons = ', '.join(f'{count} {reason}' for reason, count in never.most_common())
+        lost.append(f'answers that can never be learnt: {reasons}')
+    if lost:
+        log(f'{path}: {"; ".join(lost)}')
+
+
+def _windows(text, size, stride):
+    return [text[start : start + size] for start in window_starts(len(text), size, stride)]
+
+
+def _held(parts, texts):
+    """Whether one of the texts holds all parts."""
+    return any(all(part in text for part in parts) for text in texts)
+
+
+class _Texts(list):
+    """Texts that are searched for many answers, which none of them may hold."""
+
+    @functools.cached_property
+    def joined(self):
+        return '\n'.join(self)
+
+    @functools.cached_property
+    def folded(self):
+        return _Texts(map(_folded, self))
+
+    def hold(self, parts):
+        """Whether one of the texts holds all parts."""
+        return all(part in self.joined for part in parts) and _held(parts, self)
+
+
+def _folded(text):
+    return unicodedata.normalize('NFKC', text).casefold()
+
+
+def _why_never(answers, readable, unified, unify):
+    """Count the reasons for which answers are in nothing that is read of a question's passages.
+
+    answers: {answer: count}; readable, unified: of each passage the windows, and all of it. Returns
+    {reason: count} of those that no window holds.
+    """
+    reasons, texts = collections.Counter(), _Texts(unified)
+    windows = _Texts(window for of_passage in readable for window in of_passage if answers)
+    for answer, count in answers.items():
+        parts = answer.split(' ')
+        if windows.hold(parts):
+            continue
+        reason = 'in no passage'
+        if texts.hold(parts):
+            reason = 'cut off'
+        elif texts.hold([unify(part) for part in parts]):
+            reason = 'with 、, ； or ， inside'
+        elif texts.folded.hold([_folded(unify(part)) for part in parts]):
+            reason = 'in another width or case'
+        reasons[reason] += count
+    return reasons
