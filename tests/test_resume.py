@@ -329,6 +329,24 @@ def test_newest_backup_is_taken_and_older_ones_are_removed(trainer, tmp_path):
     assert set(os.listdir(tmp_path)) == {'backup-11-0', 'backup-12-0.zip', 'kept'}
 
 
+def test_backup_that_is_broken_off_leaves_the_one_before(trainer, tmp_path):
+    """Whatever breaks it off when its weights are written, and the rest of it is not."""
+    backups = backups_in(tmp_path, trainer)
+    backups.write()
+    backups.state.step, write = 1, backups.checkpoint.write
+
+    def broken_off(path):
+        write(path)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(backups.checkpoint, 'write', broken_off)
+        backups.write()
+    assert os.listdir(tmp_path) == ['backup-0-0']
+    again = backups_in(tmp_path, trainer)
+    assert again.restore() == str(tmp_path / 'backup-0-0') and again.state == State()
+
+
 def test_second_run_in_a_folder_is_refused(train, undisturbed, tmp_path):
     output = shutil.copytree(undisturbed.output, tmp_path / 'output')
     with alone(str(output / 'train.lock')):
