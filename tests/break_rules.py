@@ -20,7 +20,6 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SECONDS = 120  # that the tests of one rule may take
-FORK = multiprocessing.get_context('fork')
 
 SCRIPT, SCORE = 'task_reading_comprehension_by_seq2seq.py', 'evaluate_sogou.py'
 ANSWERS, BATCHES, BERT = 'support/answers.py', 'support/batches.py', 'support/bert.py'
@@ -78,6 +77,9 @@ RULES = [
     ('lengths: question that is read', SCRIPT,
      'maxlen=constants.max_q_len + 1)', 'maxlen=constants.max_q_len)',
      'test_data.py::test_question_and_passages_are_cut_when_reading'),
+    ('lengths: passage that is read', SPANS,
+     'token_ids, size - 2', 'token_ids, size - 1',
+     'test_data.py::test_question_and_passages_are_cut_when_reading'),
     ('lengths: segment 1 is the answer alone', SCRIPT,
      'p_segment_ids + qa_segment_ids[1:]', 'p_segment_ids + [1] * len(qa_segment_ids[1:])',
      'test_data.py::test_lengths_and_segments_of_a_pair'),
@@ -123,6 +125,15 @@ RULES = [
     ('loss: no answer token sees a later one', UNILM,
      '(columns <= query_positions[:, :, None])', '(columns <= query_positions[:, :, None] + 1)',
      'test_unilm.py::test_packed_answers_are_predicted_as_by_the_full_forward_pass'),
+    ('loss: learning rate that falls', SCRIPT,
+     'schedule[constants.warmup_steps + constants.decay_steps]', 'schedule[constants.decay_steps]',
+     'test_training.py::test_learning_rate_rises_and_falls'),
+    ('batches: each question once an epoch', BATCHES,
+     '.permutation(len(self.records))', '.integers(len(self.records), size=len(self.records))',
+     'test_batches.py::test_every_question_comes_once_an_epoch'),
+    ('batches: of like length', BATCHES,
+     '        pairs.sort(key=lambda pair: len(pair[1]))\n', '',
+     'test_batches.py::test_batches_are_of_like_length_within_a_window_and_in_a_random_order'),
     # ------------------------------------------------------------------------------------- reading
     ('passages: one leaves by its most probable token', SCRIPT,
      'tf.argmax(self.biased(probas), -1) != self.end_id',
@@ -267,6 +278,16 @@ RULES = [
     ('score: the best F1 of all variants', SCORE,
      'if f1 > best.f1:', 'if best.variant is None:',
      'test_score.py::test_f1_is_the_best_over_the_variants'),
+    ('score: the list is that of the standard answer', SCORE,
+     'parts(answer) == parts(reference.answer)',
+     'parts(answer) in [parts(text) for text in (reference.answer, *reference.variants)]',
+     'test_score.py::test_list_must_be_that_of_the_standard_answer'),
+    ('score: nothing is right without a variant', SCORE,
+     'correct = bool(variants) and is_right', 'correct = is_right',
+     'test_score.py::test_nothing_is_right_without_a_variant'),
+    ('score: means over all lines', SCORE,
+     'self.total += 1', 'self.total += bool(answer)',
+     'test_score.py::test_means_over_the_lines_and_final'),
     ('score: Final', SCORE,
      "'Final': (accuracy + f1) / 2", "'Final': (accuracy * f1) ** 0.5",
      'test_score.py::test_means_over_the_lines_and_final'),
@@ -305,6 +326,15 @@ RULES = [
     ('answers: only those of the same origin are continued', PREDICTIONS,
      'return lines if origin == self.origin else None', 'return lines',
      'test_predictions.py::test_part_of_other_questions_is_started_afresh_and_says_so'),
+    ('answers: half a line is written again', PREDICTIONS,
+     "content = content[: content.rfind(b'\\n') + 1]", "content += b'\\n'",
+     'test_predictions.py::test_part_cut_off_anywhere_keeps_its_complete_lines'),
+    ('answers: each is on the disk before the next', PREDICTIONS,
+     '                    os.fsync(file.fileno())\n', '',
+     'test_predictions.py::test_each_line_is_on_the_disk_before_the_next_is_asked_for'),
+    ('answers: every worker has its own', PREDICTIONS,
+     'data[part.worker :: part.workers]', 'data[:: part.workers]',
+     'test_predictions.py::test_two_workers_predict_what_one_does'),
     ('answers: the origin holds the weights', PREDICTIONS,
      '(model.weights if model else ())', '()',
      'test_predictions.py::test_other_weights_data_or_order_have_another_fingerprint'),
@@ -326,14 +356,29 @@ RULES = [
      'test_resume.py::test_newest_backup_is_taken_and_older_ones_are_removed'),
     ('backups: position', RESUME,
      "State(**saved['state'])", "State(**{**saved['state'], 'step': 0})",
-     'test_resume.py::test_newest_backup_is_taken_and_older_ones_are_removed'),
+     'test_resume.py::test_state_is_restored_to_the_last_field'),
     ('backups: best quality', RESUME,
      "State(**saved['state'])", "State(**{**saved['state'], 'best': -math.inf})",
-     'test_resume.py::test_everything_that_training_knows_survives'),
+     'test_resume.py::test_state_is_restored_to_the_last_field'),
     ('backups: optimizer', TRAINING,
      'tf.train.Checkpoint(bert=trainer.trained, optimizer=trainer.optimizer)',
      'tf.train.Checkpoint(bert=trainer.trained)',
      'test_resume.py::test_everything_that_training_knows_survives'),
+    ('backups: losses of the epoch so far', RESUME,
+     "State(**saved['state'])", "State(**{**saved['state'], 'losses': 0.0})",
+     'test_resume.py::test_state_is_restored_to_the_last_field'),
+    ('backups: log of the epochs so far', RESUME,
+     "State(**saved['state'])", "State(**{**saved['state'], 'log': []})",
+     'test_resume.py::test_state_is_restored_to_the_last_field'),
+    ('backups: only of the same first weights', SCRIPT,
+     "        'the first weights': fingerprint_of(model),\n", '',
+     'test_resume.py::test_run_that_began_with_other_weights_is_not_continued'),
+    ('backups: only of the same BERT', SCRIPT,
+     "        'the BERT': bert.describe_bert(files),\n", "        'the BERT': '',\n",
+     'test_commands.py::test_weights_of_a_bert_that_would_fit_are_refused_too'),
+    ('backups: only of the same data', SCRIPT,
+     "        'the data': fingerprint_of(None, train_data + valid_data),\n", '',
+     'test_resume.py::test_run_with_other_constants_or_data_is_not_continued'),
     ('backups: only of the same run', RESUME,
      'if before != value:', 'if False:',
      'test_resume.py::test_run_with_other_constants_or_data_is_not_continued'),
@@ -367,8 +412,15 @@ def copy_project(folder):
         os.symlink(os.path.realpath(shared), os.path.join(folder, 'shared'))
 
 
+def forked(function, *arguments):
+    """Call a function in a process that has the libraries already. Returns the process."""
+    process = multiprocessing.get_context('fork').Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
 def run_tests(folder, tests):
-    """Run tests of the copy, in a process of its own; what they say goes to FOLDER/said.txt."""
+    """Run tests of the copy; what they say goes to FOLDER/said.txt."""
     said = os.open(os.path.join(folder, 'said.txt'), os.O_WRONLY | os.O_CREAT)
     os.dup2(said, 1)
     os.dup2(said, 2)
@@ -390,8 +442,7 @@ def break_rule(rule):
         copy_project(folder)
         with open(os.path.join(folder, 'main', file), 'w', encoding='utf-8') as opened:
             opened.write(read(file).replace(text, broken))
-        process = FORK.Process(target=run_tests, args=(folder, tests))
-        process.start()
+        process = forked(run_tests, folder, tests)
         process.join(SECONDS)
         if process.is_alive():
             process.kill()
@@ -420,9 +471,7 @@ def main(words):
     rules = [rule for rule in RULES if not words or any(word in rule[0] for word in words)]
     sys.path.insert(1, ROOT)
     importlib.import_module('support.bert')  # once, with TensorFlow, which takes seconds
-    lanes = [FORK.Process(target=break_rules, args=(rules[i::2],)) for i in range(2)]
-    for lane in lanes:
-        lane.start()
+    lanes = [forked(break_rules, rules[i::2]) for i in range(2)]
     for lane in lanes:
         lane.join()
     unnoticed = sum(lane.exitcode for lane in lanes)
