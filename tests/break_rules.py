@@ -3,7 +3,8 @@
     python tests/break_rules.py               # all rules, minutes; status 1 if one is not noticed
     python tests/break_rules.py vote windows  # those whose names hold one of the words
 
-Each rule is broken in a copy of the project, where the quick tests named beside it are run.
+Each rule is broken in a copy of the project, where the quick tests named beside it are run; before,
+they all have to pass in a copy with nothing broken.
 """
 
 import importlib
@@ -19,7 +20,7 @@ import time
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SECONDS = 120  # that the tests of one rule may take
+SECONDS = 300  # that tests may take
 
 SCRIPT, SCORE = 'task_reading_comprehension_by_seq2seq.py', 'evaluate_sogou.py'
 ANSWERS, BATCHES, BERT = 'support/answers.py', 'support/batches.py', 'support/bert.py'
@@ -403,7 +404,9 @@ def copy_project(folder):
     """Copy what git knows of, or would, to FOLDER/main, with the real data beside it."""
     listed = ['git', '-C', ROOT, 'ls-files', '-z', '-co', '--exclude-standard']
     names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, names.split('\0')):
+    for name in names.split('\0'):
+        if not os.path.isfile(os.path.join(ROOT, name)):
+            continue
         target = os.path.join(folder, 'main', name)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         shutil.copy2(os.path.join(ROOT, name), target)
@@ -469,14 +472,23 @@ def break_rules(rules):
 def main(words):
     """Break the rules whose names hold one of the words, all if there is none; exit status."""
     rules = [rule for rule in RULES if not words or any(word in rule[0] for word in words)]
+    if not rules:
+        print('no rule is called so')
+        return 1
     sys.path.insert(1, ROOT)
     importlib.import_module('support.bert')  # once, with TensorFlow, which takes seconds
+    _, file, text, *_ = RULES[0]
+    tests = dict.fromkeys(test for *_, tests in rules for test in tests.split())
+    _, what = break_rule(('none', file, text, text, ' '.join(tests)))
+    if what != 'SURVIVED':
+        print(f'no rule was broken yet, but: {what}')
+        return 1
     lanes = [forked(break_rules, rules[i::2]) for i in range(2)]
     for lane in lanes:
         lane.join()
     unnoticed = sum(lane.exitcode for lane in lanes)
     print(f'{len(rules) - unnoticed} of {len(rules)} broken rules were noticed')
-    return int(bool(unnoticed) or not rules)
+    return int(bool(unnoticed))
 
 
 if __name__ == '__main__':
