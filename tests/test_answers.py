@@ -53,6 +53,8 @@ def test_place_is_where_the_passage_that_voted_most_has_it(described):
     assert described(passages, [], ('北京', True, probas))[:4] == ('北京', 3, 0, 2)
     without_first = [row[1:] for row in probas]
     assert described(passages, [0], ('北京', True, without_first))[:4] == ('北京', 3, 0, 2)
+    probas = [[0.5, 0.4, 1.0, 0.3], [0.5, 0.5, 1.0, 0.5], [0.5, 0.9, 1.0, 0.5]]
+    assert described(passages, [], ('北京', True, probas))[:4] == ('北京', 1, 1, 3)  # by [SEP]
     probas = [[0.1, 0.1, 1.0, 0.1]] * 3  # the passage that is surest does not hold it
     assert described(passages, [], ('北京', True, probas))[:4] == ('北京', 0, 0, 2)
     text, *place = described(['人口'], [], ('北京', True, [[1.0]] * 3))[:4]

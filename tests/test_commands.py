@@ -490,6 +490,16 @@ def test_saved_order_of_other_data_is_refused(trained, on_small):
     assert status == 2 and 'random_order.json: no order of 7 records' in err.splitlines()[-1]
 
 
+def test_order_that_has_gone_is_asked_for(trained, on_small):
+    """Another order would score questions that were trained on."""
+    order = trained / 'output' / 'random_order.json'
+    order.unlink()
+    status, out, err = on_small('eval')
+    assert (status, out) == (2, '') and not order.exists()
+    cure = 'no such file; copy it from where the weights were trained'
+    assert err.splitlines()[-1] == f'{order}: {cure}'
+
+
 def test_nothing_to_train_on_is_named(on_small, small):
     write_json(small / 'WebQA.json', [record(None)])
     write_json(small / 'SogouQA.json', [record('S1')])
@@ -811,6 +821,25 @@ def test_demo_corpus_is_what_make_demo_writes(make_demo, monkeypatch, tmp_path):
     for name in names:
         with open(os.path.join(DEMO, name), 'rb') as file:
             assert file.read() == (tmp_path / name).read_bytes(), name
+
+
+@pytest.mark.filterwarnings('ignore:The initializer TruncatedNormal')
+def test_demo_bert_is_what_make_demo_writes_but_for_its_length(
+    make_demo, script, monkeypatch, tmp_path
+):
+    """4 updates in place of 6,000: the same configuration, and weights that can be read."""
+    for name, value in ('copying_steps', 2), ('cloze_steps', 2), ('tests_per_update', 2):
+        monkeypatch.setattr(make_demo, name, value)
+    shutil.copy(os.path.join(DEMO, 'vocab.txt'), tmp_path)
+    make_demo.write_bert(str(tmp_path), set())
+    assert read(tmp_path / 'bert_config.json') == read(os.path.join(DEMO, 'bert_config.json'))
+    shapes = [
+        script.tf.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
+        for prefix in (tmp_path / 'bert_model.ckpt', os.path.join(DEMO, 'bert_model.ckpt'))
+    ]
+    assert shapes[0] == shapes[1]
+    written = {'vocab.txt', 'bert_config.json', 'bert_model.ckpt.index'}
+    assert {*os.listdir(tmp_path)} == {*written, 'bert_model.ckpt.data-00000-of-00001'}
 
 
 def test_demo_corpus_makes_reading_hard(make_demo):

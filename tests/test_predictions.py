@@ -168,16 +168,22 @@ def test_what_follows_damage_is_answered_again(tmp_path, change, kept, complete)
     assert content_of(tmp_path, 'tsv') == ''.join(f'{name}\t上海\n' for name in 'abcd')
 
 
-def test_each_line_is_on_the_disk_before_the_next_is_asked_for(tmp_path):
-    """A kill loses at most the answer that was being written."""
-    part = part_of(tmp_path)
+def test_each_line_is_on_the_disk_before_the_next_is_asked_for(tmp_path, monkeypatch):
+    """A kill loses at most the answer that was being written, and so does a power cut."""
+    part, on_the_disk, fsync = part_of(tmp_path), [], os.fsync
+
+    def logged_fsync(descriptor):
+        fsync(descriptor)
+        on_the_disk.append(os.fstat(descriptor).st_size)
 
     def entries():
-        yield told('a')
-        assert part_of(tmp_path).lines == [line_of('a')]
-        yield told('b')
-        assert part_of(tmp_path).lines == [line_of('a'), line_of('b')]
+        for lines in [line_of('a')], [line_of('a'), line_of('b')]:
+            yield json.loads(lines[-1])
+            assert part_of(tmp_path).lines == lines
+            [unfinished] = tmp_path.iterdir()
+            assert on_the_disk[-1] == unfinished.stat().st_size
 
+    monkeypatch.setattr(os, 'fsync', logged_fsync)
     part.write(entries())
     assert os.listdir(tmp_path) == ['some.jsonl.0-of-1']
 

@@ -136,6 +136,19 @@ def test_passage_whose_first_token_is_sep_leaves_for_good(reading):
     assert found.answer.log_score == pytest.approx(sum(map(math.log, votes)))
 
 
+def test_sep_need_not_be_probable_for_a_passage_to_leave(reading):
+    """It is enough that no other token is more probable."""
+    silent, answering = [CLS, 10, END], [CLS, 11, END]
+
+    def probabilities(source, beam):
+        if beam:
+            return {END: 1.0}
+        return {END: 0.3, 10: 0.25, 11: 0.2} if source[1] == 10 else {END: 0.2, 11: 0.25}
+
+    found = search(reading(probabilities), [silent, answering], [END], 1)
+    assert found.passages == {tuple(answering): 1} and found.answer.token_ids == [11]
+
+
 def test_all_passages_leave_the_answer_is_empty(reading):
     reader = reading(lambda source, beam: {END: 1.0})
     found = search(reader, [[CLS, 10, END]], [END], 3)
@@ -363,6 +376,9 @@ def test_bias_makes_passages_leave_or_stay_and_the_vote_follow(reading):
         log_votes[bias] = [len(found.passages), found.answer.token_ids]
         assert list(found.no_answer.values()) == pytest.approx([0.3, 0.6])
     assert log_votes == {-2.0: [2, [10, 11]], 0.0: [1, [10, 11]], 2.0: [0, []]}
+    # at the second step it would make [SEP], 0.4 against 0.5, the better one
+    reader = reading(probabilities, no_answer_bias=0.5, max_a_len=2)
+    assert search(reader, [sure], [END], 1).answer.token_ids == [10, 11]
     # it stays, as another token is more probable still; yet the vote ends the answer at once
     reader = reading(lambda source, beam: {END: 0.3, 10: 0.5, 11: 0.1}, no_answer_bias=0.5)
     found = search(reader, [sure], [END], 3)

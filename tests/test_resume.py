@@ -265,6 +265,15 @@ def test_run_with_other_constants_or_data_is_not_continued(train, study, undistu
     assert_undisturbed(output, last_line, undisturbed)
 
 
+def test_run_that_began_with_other_weights_is_not_continued(train, undisturbed, tmp_path):
+    """The name of a checkpoint may change, what it holds must not."""
+    output = shutil.copytree(undisturbed.output, tmp_path / 'output')
+    other = undisturbed.output / 'best_model.weights.h5'
+    status, last_line, err = train(output, checkpoint_path=other)
+    assert (status, last_line) == (2, []) and 'made with the first weights = ' in err
+    assert results(output, undisturbed.results['last line']) == undisturbed.results
+
+
 def trainer_of(script, folder):
     """A Trainer of the BERT of a folder."""
     return script.build_trainer(build_small_model(script, folder)[0], script.Constants())
@@ -340,6 +349,35 @@ def test_newest_backup_is_taken_and_older_ones_are_removed(trainer, tmp_path):
     again.state.step = 11
     again.write()
     assert set(os.listdir(tmp_path)) == {'backup-11-0', 'backup-12-0.zip', 'kept'}
+
+
+def test_state_is_restored_to_the_last_field(trainer, tmp_path):
+    """The middle of an epoch too, whose losses are not to be forgotten."""
+    backups = backups_in(tmp_path, trainer)
+    vars(backups.state).update(step=5, losses=1 / 3, best=0.7, log=[{'epoch': 1, 'loss': 1e-17}])
+    backups.write()
+    (tmp_path / 'best_model.weights.h5').touch()
+    again = backups_in(tmp_path, trainer)
+    assert again.restore() == str(tmp_path / 'backup-5-1')
+    assert again.state == backups.state != State()
+
+
+def test_backup_that_is_broken_off_leaves_the_one_before(trainer, tmp_path):
+    """Whatever breaks it off when its weights are written, and the rest of it is not."""
+    backups = backups_in(tmp_path, trainer)
+    backups.write()
+    backups.state.step, write = 1, backups.checkpoint.write
+
+    def broken_off(path):
+        write(path)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(backups.checkpoint, 'write', broken_off)
+        backups.write()
+    assert os.listdir(tmp_path) == ['backup-0-0']
+    again = backups_in(tmp_path, trainer)
+    assert again.restore() == str(tmp_path / 'backup-0-0') and again.state == State()
 
 
 def test_second_run_in_a_folder_is_refused(train, undisturbed, tmp_path):

@@ -146,10 +146,21 @@ def test_list_must_be_that_of_the_standard_answer():
     assert not score_answer('印度 巴西', Reference('中国', ('巴西 印度',))).correct
 
 
+def test_nothing_is_right_without_a_variant():
+    """As for a question that no passage of a dataset answers."""
+    assert score_answer('中国', Reference('中国', ())) == (False, 0, 0, 0, None)
+    assert score_answer('。', Reference('', ())) == (False, 0, 0, 0, None)
+
+
 def test_f1_counts_characters_with_multiplicity():
-    """红黑 twice over: as sets of characters both would be the same."""
+    """红黑 twice over: as sets of characters both would be the same.
+
+    Of a character that both have several times all that both have are common.
+    """
     score = score_answer('红红黑', Reference('红黑黑黑', ('红黑黑黑',)))
     assert score == (False, pytest.approx(4 / 7), 2 / 3, 2 / 4, '红黑黑黑')
+    score = score_answer('红红黑', Reference('红红黑黑', ('红红黑黑',)))
+    assert score == (False, pytest.approx(6 / 7), 1, 3 / 4, '红红黑黑')
 
 
 def test_f1_is_the_best_over_the_variants():

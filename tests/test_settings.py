@@ -233,6 +233,17 @@ def test_new_constant_of_each_plain_type_needs_nothing_else(script, capsys):
     assert 'label_smoothing: float = 0.1  # of the loss' in capsys.readouterr().out
 
 
+def test_new_constant_of_another_type_is_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+
+        @settings.constants
+        class Named:
+            rates: list = ()
+
+    named = "rates: <class 'list'> is no type for a constant, see support/settings.py\n"
+    assert stop.value.code == 2 and capsys.readouterr() == ('', named)
+
+
 def test_new_constant_may_have_any_name():
     """That of what stands on the command line without one, too."""
 
