@@ -20,10 +20,11 @@ except ImportError:  # Windows has no such locks
 def durable(path):
     """As `whole`, and what appears is on the disk; under the other name a folder may be made too.
 
+    A link is replaced: what lies elsewhere, say the weights of another reader, stays as it is.
     Yields the other name. Raises UserError where it cannot be written.
     """
     try:
-        with whole(path) as temporary:
+        with whole(path, follow=False) as temporary:
             shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
             try:
                 yield temporary
@@ -67,6 +68,8 @@ def write_durably(path, text):
 def alone(path):
     """Be the only run that holds a file, made if need be. Raises UserError where another does."""
     try:
+        if os.path.islink(path):  # what it names is not ours
+            os.remove(path)
         # NFS locks only what is open for writing
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:

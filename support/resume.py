@@ -97,7 +97,7 @@ class Backups:
     def _remove_others(self, path):
         for backup in self.paths(r'(\.unfinished\.)?'):
             if self.is_chief and backup != path:
-                shutil.rmtree(backup)
+                (os.remove if os.path.islink(backup) else shutil.rmtree)(backup)
 
 
 class BackUp(keras.callbacks.Callback):
