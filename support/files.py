@@ -96,8 +96,11 @@ def _lock(descriptor, path):
 
 @contextlib.contextmanager
 def plainly_named(checkpoint):
-    """Yield a path of a checkpoint without what TensorFlow takes for a pattern."""
-    if not set(checkpoint) & set('[]\\'):
+    """Yield a path of a checkpoint in a folder of any name that TensorFlow can take.
+
+    It takes brackets for a pattern, and no bytes that are not UTF-8.
+    """
+    if re.fullmatch(r'[^\[\]\\\ud800-\udfff]*', checkpoint):
         yield checkpoint
         return
     with tempfile.TemporaryDirectory() as folder:

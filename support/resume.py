@@ -86,7 +86,8 @@ class Backups:
         with durable(path) as folder:
             os.mkdir(folder)
             try:
-                self.checkpoint.write(os.path.join(folder, 'weights'))
+                with plainly_named(os.path.join(folder, 'weights')) as plain:
+                    self.checkpoint.write(plain)
             except tf.errors.OpError as error:
                 raise OSError(first_line(error)) from None
             saved = {'state': vars(self.state), 'fixed': self.fixed}

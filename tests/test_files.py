@@ -258,15 +258,17 @@ def test_error_without_a_message_is_called_by_its_name():
     assert first_line(KeyError()) == 'KeyError'
 
 
-@pytest.mark.parametrize('name', ['a[1]', 'b\\c'])
-def test_brackets_and_backslashes_are_no_pattern(tmp_path, name):
-    """TensorFlow would look for files that match."""
+@pytest.mark.parametrize('name', ['a[1]', 'b\\c', 'd\udcff'])
+def test_brackets_and_backslashes_are_no_pattern_and_bytes_are_no_text(tmp_path, name):
+    """TensorFlow would look for files that match, or break off."""
     from support.keras2 import tf
 
     (tmp_path / name).mkdir()
     path = str(tmp_path / name / 'weights')
     written, read = tf.Variable(1), tf.Variable(2)
-    tf.train.Checkpoint(weight=written).write(path)
+    with plainly_named(path) as plain:
+        tf.train.Checkpoint(weight=written).write(plain)
+    assert os.path.exists(f'{path}.index')
     with plainly_named(path) as plain:
         tf.train.Checkpoint(weight=read).read(plain).assert_consumed()
     assert read.numpy() == 1
