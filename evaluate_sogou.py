@@ -16,6 +16,7 @@ import collections
 import contextlib
 import json
 import os
+import re
 import sys
 import typing
 
@@ -203,15 +204,20 @@ def read_text(path):
 
 
 @contextlib.contextmanager
-def whole(path):
+def whole(path, follow=True):
     """Let a file appear complete or not at all; a folder too, where nothing is of that name.
 
-    Yields another name to write it under. Raises UserError where it cannot be written.
+    follow: whether a link stays one and what it names is replaced, or the link is. Yields another
+    name to write it under. Raises UserError where it cannot be written.
     """
-    target = os.path.realpath(path)  # a link stays one
+    target = os.path.realpath(path) if follow else path
     temporary = os.path.join(os.path.dirname(target), f'.unfinished.{os.path.basename(path)}')
     try:
-        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        if os.path.islink(temporary):  # or what it names would be written
+            os.remove(temporary)
+        is_ours = not follow and os.path.islink(path)
+        usual = is_ours or os.path.isfile(path) or os.path.isdir(path)
+        if os.path.exists(path) and not usual:
             yield path  # a device or a pipe, which nothing can take the place of
         else:
             yield temporary
@@ -235,10 +241,16 @@ def write_text(path, text):
         file.write(text.encode('utf-8'))
 
 
+def escaped(text):
+    """Return a text with what a terminal would take for a command written out, as \\u001b."""
+    commands = '[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]'
+    return re.sub(commands, lambda found: f'\\u{ord(found[0]):04x}', text)
+
+
 def log(message):
     """Print one line to standard error, if somebody listens."""
     with contextlib.suppress(BrokenPipeError):
-        print(message, file=sys.stderr, flush=True)
+        print(escaped(str(message)), file=sys.stderr, flush=True)
 
 
 def open_closed_streams():

@@ -25,7 +25,7 @@ import re
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # not there with PYTHONSAFEPATH
-from evaluate_sogou import Tally, UserError, evaluate, exit_status, log, read_text
+from evaluate_sogou import Tally, UserError, escaped, evaluate, exit_status, log, read_text
 from support import settings
 from support.settings import Literal, MayDiffer, Path, Positive, Trained, Whole
 
@@ -614,7 +614,7 @@ def predict(constants, files, line):
     if line.path == '-':
         reader = load_trained(constants, files)
         for told in answer_stream(sys.stdin, lambda data: answer_records(reader, data)):
-            print(json.dumps(told, ensure_ascii=False), flush=True)
+            print(escaped(json.dumps(told, ensure_ascii=False)), flush=True)
     elif line.path:
         predict_file(constants, files, line.path, 'report' in line.given)
     else:
@@ -633,7 +633,7 @@ def predict_file(constants, files, path, with_report):
     page = f'{name}.html' if with_report and constants.report else None
     share, source = settings.worker_position(), os.path.realpath(path)
     if predict_to_file(reader, data, name, share, source=source, page=page):
-        print(read_text(f'{name}.tsv'), end='', flush=True)
+        print(terminal.lines_for(sys.stdout, read_text(f'{name}.tsv')), end='', flush=True)
 
 
 def run_command(arguments):

@@ -21,10 +21,11 @@ except ImportError:  # Windows has no such locks
 def durable(path):
     """As `whole`, and what appears is on the disk; under the other name a folder may be made too.
 
+    A link is replaced: what lies elsewhere, say the weights of another reader, stays as it is.
     Yields the other name. Raises UserError where it cannot be written.
     """
     try:
-        with whole(path) as temporary:
+        with whole(path, follow=False) as temporary:
             shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
             try:
                 yield temporary
@@ -73,6 +74,8 @@ def alone(path):
     """
     is_folder = os.path.isdir(path)
     try:
+        if os.path.islink(path):  # what it names is not ours
+            os.remove(path)
         # NFS locks only what is open for writing
         flags = os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT
         descriptor = os.open(path, flags, 0o666)
@@ -118,8 +121,11 @@ def _lock(descriptor, path, is_folder):
 
 @contextlib.contextmanager
 def plainly_named(checkpoint):
-    """Yield a path of a checkpoint without what TensorFlow takes for a pattern."""
-    if not set(checkpoint) & set('[]\\'):
+    """Yield a path of a checkpoint in a folder of any name that TensorFlow can take.
+
+    It takes brackets for a pattern, and no bytes that are not UTF-8.
+    """
+    if re.fullmatch(r'[^\[\]\\\ud800-\udfff]*', checkpoint):
         yield checkpoint
         return
     with tempfile.TemporaryDirectory() as folder:

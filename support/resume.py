@@ -94,7 +94,8 @@ class Backups:
         with durable(path) as folder:
             os.mkdir(folder)
             try:
-                self.checkpoint.write(os.path.join(folder, 'weights'))
+                with plainly_named(os.path.join(folder, 'weights')) as plain:
+                    self.checkpoint.write(plain)
             except tf.errors.OpError as error:
                 raise OSError(first_line(error)) from None
             saved = {'state': vars(self.state), 'fixed': self.fixed}
@@ -106,7 +107,7 @@ class Backups:
     def _remove_others(self, path):
         for backup in self.paths(r'(\.unfinished\.)?'):
             if self.is_chief and backup != path:
-                shutil.rmtree(backup)
+                (os.remove if os.path.islink(backup) else shutil.rmtree)(backup)
 
 
 def _fingerprint(saved, folder):

@@ -5,7 +5,7 @@ import os
 
 from evaluate_sogou import UserError
 
-from .files import durable, first_line, make_folder
+from .files import durable, first_line, make_folder, plainly_named
 from .keras2 import tf
 from .unilm import UniLM
 
@@ -50,7 +50,10 @@ def export(folder, model, tokenizer, constants):
     with durable(folder) as temporary:
         module = NextToken(model)
         try:
-            tf.saved_model.save(module, temporary, {'serving_default': module.predict})
+            os.mkdir(temporary)
+            with plainly_named(os.path.join(temporary, 'vocab.txt')) as plain:
+                signatures = {'serving_default': module.predict}
+                tf.saved_model.save(module, os.path.dirname(plain), signatures)
         except tf.errors.OpError as error:
             raise OSError(first_line(error)) from None
         tokens = ''.join(f'{token}\n' for token in tokenizer._token_dict)

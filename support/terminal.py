@@ -32,7 +32,7 @@ def as_text(passages, answer, tokens, colour):
         elif text:
             passage = passage.replace(text, mark.format(text))
         given = zip(tokens, vote.probas, strict=False)  # none where it was not asked
-        probas = '  '.join(f'{token} {proba:.2f}' for token, proba in given)
+        probas = '  '.join(f'{_visible(token)} {proba:.2f}' for token, proba in given)
         lines.append(f'passage {i + 1} votes: {probas}' if probas else f'passage {i + 1}')
         lines.append(f'  {passage}')
     return '\n'.join(lines)
@@ -40,11 +40,18 @@ def as_text(passages, answer, tokens, colour):
 
 def _visible(text):
     """Return a text without what a terminal would take for a command, as long as before."""
-    return re.sub('[\x00-\x1f\x7f-\x9f\u2028\u2029]', ' ', text)
+    return re.sub('[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]', ' ', text)
 
 
 def _scored(candidate):
     return '' if candidate.score is None else f' (score {candidate.score:.3f})'
+
+
+def lines_for(stream, text):
+    """Return lines as they are, for a terminal without what it would take for a command."""
+    if not is_terminal(stream):
+        return text
+    return '\n'.join('\t'.join(map(_visible, line.split('\t'))) for line in text.split('\n'))
 
 
 def has_colour(stream):

@@ -12,9 +12,9 @@ import sys
 
 import numpy as np
 
-from evaluate_sogou import UserError, log
+from evaluate_sogou import UserError, cannot_write, log
 
-from .files import fingerprint, write_durably
+from .files import fingerprint, first_line, write_durably
 from .keras2 import keras, tf
 from .resume import BackUp, Backups, State, Stop
 from .settings import worker_position
@@ -161,18 +161,30 @@ class Log(keras.callbacks.Callback):
         super().__init__()
         self.state, self.output_dir, self.boards = state, output_dir, {}
 
+    @contextlib.contextmanager
+    def _written(self):
+        """Say as of other files that what TensorBoard shows cannot be written."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            folder = os.path.join(self.output_dir, 'tensorboard')
+            raise cannot_write(folder, OSError(first_line(error))) from None
+
     def _show(self, kind, name, value, step):
         """Add to the one file of 'train' or 'validation': TensorBoard looks into no older one."""
         if kind not in self.boards:
             folder = os.path.join(self.output_dir, 'tensorboard', kind)
-            self.boards[kind] = tf.summary.create_file_writer(folder, flush_millis=10_000)
+            self.boards[kind] = tf.summary.create_file_writer(
+                os.fsencode(folder), flush_millis=10_000
+            )
         with self.boards[kind].as_default():
             tf.summary.scalar(name, value, step)
 
     def on_train_batch_end(self, batch, logs=None):
         """Add the loss of the update to TensorBoard; made again, it is the same."""
         if self.output_dir:
-            self._show('train', 'batch_loss', logs['loss'], self.state.step)
+            with self._written():
+                self._show('train', 'batch_loss', logs['loss'], self.state.step)
 
     def on_epoch_end(self, epoch, logs=None):
         """Add the epoch."""
@@ -185,11 +197,12 @@ class Log(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.state.log)
         write_durably(os.path.join(self.output_dir, 'log.csv'), text.getvalue())
-        for name, value in logs.items():
-            kind = 'validation' if name.startswith('val_') else 'train'
-            self._show(kind, f'epoch_{name.removeprefix("val_")}', value, epoch)
-        for board in self.boards.values():  # a kill would lose what is not written yet
-            board.flush()
+        with self._written():
+            for name, value in logs.items():
+                kind = 'validation' if name.startswith('val_') else 'train'
+                self._show(kind, f'epoch_{name.removeprefix("val_")}', value, epoch)
+            for board in self.boards.values():  # a kill would lose what is not written yet
+                board.flush()
 
 
 # --------------------------------------------------------------------------------------------- run

@@ -45,11 +45,35 @@ def test_folder_in_place_of_the_file_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.rglob('*')] == ['log.csv', 'mine.txt']
 
 
-def test_link_stays_a_link(tmp_path):
+@pytest.mark.parametrize('name', ['some.txt', '.unfinished.some.txt'])
+@pytest.mark.parametrize('kind', ['file', 'folder', 'nothing', 'device'])
+def test_link_is_replaced_and_what_it_names_is_left_alone(tmp_path, name, kind):
+    """It may be the weights of another reader, or somebody's trap."""
+    target = tmp_path / 'elsewhere' if kind != 'device' else '/dev/null'
+    if kind == 'file':
+        target.write_text('mine', encoding='utf-8')
+    elif kind == 'folder':
+        target.mkdir()
+    (tmp_path / 'output').mkdir()
+    (tmp_path / 'output' / name).symlink_to(target)
+    path = tmp_path / 'output' / 'some.txt'
+    write_durably(str(path), 'text')
+    assert not path.is_symlink() and path.read_text(encoding='utf-8') == 'text'
+    assert os.listdir(tmp_path / 'output') == ['some.txt']
+    if kind == 'file':
+        assert target.read_text(encoding='utf-8') == 'mine'
+    elif kind == 'folder':
+        assert not os.listdir(target)
+    elif kind == 'nothing':
+        assert not target.exists()
+
+
+def test_folder_may_be_a_link(tmp_path):
+    """To another disk, say: that is the user's own."""
     (tmp_path / 'elsewhere').mkdir()
-    (tmp_path / 'link.txt').symlink_to(tmp_path / 'elsewhere' / 'some.txt')
-    write_durably(str(tmp_path / 'link.txt'), 'text')
-    assert (tmp_path / 'link.txt').is_symlink()
+    (tmp_path / 'output').symlink_to(tmp_path / 'elsewhere')
+    write_durably(str(tmp_path / 'output' / 'some.txt'), 'text')
+    assert (tmp_path / 'output').is_symlink()
     assert (tmp_path / 'elsewhere' / 'some.txt').read_text(encoding='utf-8') == 'text'
 
 
@@ -155,6 +179,15 @@ def test_lock_leaves_what_the_file_holds(tmp_path):
     path.write_text('answers so far', encoding='utf-8')
     hold(path)
     assert path.read_text(encoding='utf-8') == 'answers so far'
+
+
+def test_lock_is_not_made_where_a_link_points(tmp_path):
+    """Who holds the answers so far writes to them."""
+    (tmp_path / 'mine').write_text('mine', encoding='utf-8')
+    (tmp_path / 'train.lock').symlink_to(tmp_path / 'mine')
+    with alone(str(tmp_path / 'train.lock')):
+        (tmp_path / 'train.lock').write_text('', encoding='utf-8')
+    assert (tmp_path / 'mine').read_text(encoding='utf-8') == 'mine'
 
 
 def test_lock_leaves_the_errors_of_what_it_guards_alone(tmp_path):
@@ -269,15 +302,17 @@ def test_error_without_a_message_is_called_by_its_name():
     assert first_line(KeyError()) == 'KeyError'
 
 
-@pytest.mark.parametrize('name', ['a[1]', 'b\\c'])
-def test_brackets_and_backslashes_are_no_pattern(tmp_path, name):
-    """TensorFlow would look for files that match."""
+@pytest.mark.parametrize('name', ['a[1]', 'b\\c', 'd\udcff'])
+def test_brackets_and_backslashes_are_no_pattern_and_bytes_are_no_text(tmp_path, name):
+    """TensorFlow would look for files that match, or break off."""
     from support.keras2 import tf
 
     (tmp_path / name).mkdir()
     path = str(tmp_path / name / 'weights')
     written, read = tf.Variable(1), tf.Variable(2)
-    tf.train.Checkpoint(weight=written).write(path)
+    with plainly_named(path) as plain:
+        tf.train.Checkpoint(weight=written).write(plain)
+    assert os.path.exists(f'{path}.index')
     with plainly_named(path) as plain:
         tf.train.Checkpoint(weight=read).read(plain).assert_consumed()
     assert read.numpy() == 1

@@ -380,6 +380,27 @@ def test_backup_that_is_broken_off_leaves_the_one_before(trainer, tmp_path):
     assert again.restore() == str(tmp_path / 'backup-0-0') and again.state == State()
 
 
+def test_link_named_like_a_backup_is_removed_alone(trainer, tmp_path):
+    """What it names is not ours."""
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'elsewhere' / 'mine').touch()
+    (tmp_path / 'backup-1-0').symlink_to(tmp_path / 'elsewhere')
+    backups = backups_in(tmp_path, trainer)
+    backups.state.step = 2
+    backups.write()
+    assert set(os.listdir(tmp_path)) == {'backup-2-0', 'elsewhere'}
+    assert os.listdir(tmp_path / 'elsewhere') == ['mine']
+
+
+def test_output_folder_may_have_any_name(train, undisturbed, tmp_path):
+    """Also one of bytes that are no UTF-8, in which TensorFlow would find nothing."""
+    output = tmp_path / 'a[b]\\\udcff'
+    assert train(output, epochs=1)[0] == 0
+    status, last_line, err = train(output)
+    assert status == 0 and 'continuing after update 8 of 24' in err
+    assert results(output, last_line) == undisturbed.results
+
+
 def test_second_run_in_a_folder_is_refused(train, undisturbed, tmp_path):
     output = shutil.copytree(undisturbed.output, tmp_path / 'output')
     with alone(str(output / 'train.lock')):

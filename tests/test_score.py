@@ -19,7 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import evaluate_sogou
-from evaluate_sogou import PUNCTUATION, Reference, load_official_answers, norm, score_answer
+from evaluate_sogou import (
+    PUNCTUATION,
+    Reference,
+    escaped,
+    load_official_answers,
+    log,
+    norm,
+    score_answer,
+)
 
 ANSWERS = '1\t北京\t北京市|北京\n2\t中国人民\t中国|中国人民\n3\t巴西、印度\t巴西印度\n'
 PREDICTIONS = '1\t北京\n2\t中国人\n3\t\n'
@@ -653,3 +661,12 @@ def test_rest_tells_python_3_8_which_versions_it_needs(python38, arguments):
     name, *arguments = arguments
     line = failure(*arguments, scorer=os.path.join(ROOT, name), python=python38)
     assert line.startswith('Python 3.10 to 3.13 is needed, this is 3.8.')
+
+
+@pytest.mark.parametrize('command', ['\x1b[2J', '\x9b2J', '\r', '\n', '\u202e', '\x07'])
+def test_what_is_said_gives_no_commands_to_a_terminal(capsys, command):
+    """Samples, names of files and what they hold come from others; a line stays one line."""
+    log(f'北{command}京')
+    [said] = capsys.readouterr().err.splitlines()
+    assert said == f'北\\u{ord(command[0]):04x}{command[1:]}京'
+    assert json.loads(escaped(json.dumps(f'北{command}', ensure_ascii=False))) == f'北{command}'

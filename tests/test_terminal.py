@@ -6,7 +6,7 @@ import types
 import pytest
 
 from support.answers import Answer, Candidate, Vote
-from support.terminal import as_text, has_colour
+from support.terminal import as_text, has_colour, lines_for
 
 LEFT = Vote(0.9876, False, [])
 
@@ -69,6 +69,13 @@ def test_passages_give_no_commands_to_the_terminal():
     coloured = as_text([passage, '\x07'], answer, ['北'], colour=True)
     assert coloured.splitlines()[2] == '    \x1b[7m北 [2J 京\x1b[0m'
     assert coloured.splitlines()[4] == '  \x1b[2m \x1b[0m'
+
+
+def test_lines_give_no_commands_to_a_terminal_and_are_exact_elsewhere():
+    lines = 'a\x1b]0;\t北\x9b2J\u202e京\nb\t\n'
+    shown = lines_for(types.SimpleNamespace(isatty=lambda: True), lines)
+    assert shown == 'a ]0;\t北 2J 京\nb\t\n'
+    assert lines_for(io.StringIO(), lines) == lines_for(None, lines) == lines
 
 
 @pytest.mark.parametrize(

@@ -347,3 +347,15 @@ def test_first_of_two_workers_scores_alone_in_bfloat16(without_dropout, tmp_path
     _, arguments, _ = without_dropout
     for worker in two_workers(tmp_path, [*arguments, '--precision=bfloat16']):
         worker.end(timeout=100)
+
+
+def test_curves_that_cannot_be_written_are_named(tmp_path):
+    """Like any other file, not as something that TensorFlow broke off at."""
+    from support.resume import State
+    from support.training import Log
+
+    (tmp_path / 'tensorboard').write_text('mine', encoding='utf-8')
+    line = refusal(Log(State(), str(tmp_path)).on_train_batch_end, 0, {'loss': 1.0})
+    assert line.startswith(f'{tmp_path / "tensorboard"}: cannot be written (')
+    assert line.endswith('); make room or choose another')
+    assert (tmp_path / 'tensorboard').read_text(encoding='utf-8') == 'mine'
