@@ -462,12 +462,17 @@ def test_best_weights_of_another_shape_are_refused(small):
 
 
 def test_weights_may_be_a_link(small):
-    """To another disk, under another name: Keras goes by the end of the name."""
-    (small / 'best_model.weights.h5').symlink_to('elsewhere')
+    """To another disk, under another name: they are read; other weights replace the link."""
+    best, elsewhere = small / 'best_model.weights.h5', small / 'elsewhere'
     model, _ = build(small)
     bert.save_best(str(small), model, 'some BERT')
+    best.rename(elsewhere)
+    best.symlink_to('elsewhere')
     bert.load_best(str(small), model, 'some BERT')
-    assert (small / 'best_model.weights.h5').is_symlink() and (small / 'elsewhere').is_file()
+    before = elsewhere.read_bytes()
+    model.weights[0].assign(model.weights[0] + 1)
+    bert.save_best(str(small), model, 'some BERT')
+    assert not best.is_symlink() and best.read_bytes() != before == elsewhere.read_bytes()
     assert not list(small.glob('.*'))
 
 
