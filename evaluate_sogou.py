@@ -175,8 +175,9 @@ def tell_of_coverage(predictions, references, dataset):
     if repeated:
         several = f'ids that stand in several lines: {len(repeated):,}, such as {repeated[0]!r}'
         log(f'{predictions}: warning: {several}; each line counts')
-    if len(lines) < len(references):
-        part = f'{len(lines):,} of {len(references):,} questions'
+    questions = len(references.keys() - {None})  # a record may have no id
+    if len(lines) < questions:
+        part = f'{len(lines):,} of {questions:,} questions'
         if dataset:
             part = f'warning: answers to {part} of {dataset}; the others do not count'
         log(f'{predictions}: {part}')

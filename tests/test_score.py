@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import evaluate_sogou
 from evaluate_sogou import (
     PUNCTUATION,
     Reference,
+    Tally,
     escaped,
     load_official_answers,
     log,
@@ -267,7 +269,7 @@ def test_part_is_scored_with_a_word_about_the_rest(files, lines, said, dataset):
     (files / 'predictions').write_text(''.join(f'{name}\t北京\n' for name in lines), 'utf-8')
     source, part = ['--answers', files / 'answers'], f'{len({*lines})} of 3 questions'
     if dataset:
-        data = [record_of(('', '北京'), question_id=name) for name in '123']
+        data = [record_of(('', '北京'), question_id=name) for name in [*'123', None]]
         write_json(files / 'dataset.json', data)
         source = ['--dataset', files / 'dataset.json']
         part = f'warning: answers to {part} of {files / "dataset.json"}; the others do not count'
@@ -277,6 +279,22 @@ def test_part_is_scored_with_a_word_about_the_rest(files, lines, said, dataset):
     if {*lines} < {*'123'}:
         expected.append(f'{files / "predictions"}: {part}')
     assert process.stderr.splitlines() == expected
+
+
+def test_order_of_the_lines_changes_no_score():
+    """But for rounding; in the file each answer keeps its line."""
+    rng = random.Random(0)
+    references = {f'{i}': Reference('北京', ('北京', '北京市', '京')) for i in range(200)}
+    answers = [(name, ''.join(rng.choices('北京市海', k=rng.randrange(5)))) for name in references]
+    results = []
+    for _ in range(3):
+        rng.shuffle(answers)
+        tally = Tally()
+        for name, answer in answers:
+            tally.add(answer, references[name])
+        results.append(tally.result())
+    assert results[1:] == [pytest.approx(results[0], rel=1e-12)] * 2
+    assert 0 < results[0]['Accuracy'] < results[0]['F1'] < 1
 
 
 def test_output_is_not_written_over_the_predictions(files):
