@@ -347,8 +347,9 @@ class ReadingComprehension:
         self.model, self.tokenizer, self.constants = model, tokenizer, constants
         self.end_id, self.extractive = tokenizer._token_end_id, constants.mode == 'extractive'
         self.unilm = UniLM(model, constants.precision)
-        if constants.passage_stride > constants.max_p_len - 2:
-            raise UserError(f'passage_stride = {constants.passage_stride}: leaves tokens unread')
+        stride, most = constants.passage_stride, constants.max_p_len - 2
+        if stride > most:
+            raise UserError(f'passage_stride = {stride}: leaves tokens unread; at most {most}')
 
     def answer(self, question, passages, topk=None):
         """Read the passages and answer the question.
