@@ -576,8 +576,10 @@ def score_validation(reader, valid_data, references, share=(0, 1)):
     """
     folder = reader.constants.output_dir
     name, page = os.path.join(folder, 'predictions'), os.path.join(folder, 'report.html')
-    page = page if reader.constants.report else None
-    if predict_to_file(reader, valid_data, name, share, references, page=page):
+    shown = page if reader.constants.report else None
+    if predict_to_file(reader, valid_data, name, share, references, page=shown):
+        if not shown and os.path.exists(page):
+            os.remove(page)  # of other answers
         lines = read_text(f'{name}.tsv').split('\n')[:-1]
         answered = sum(not line.endswith('\t') for line in lines) / max(len(lines), 1)
         print(json.dumps({**evaluate(f'{name}.tsv', references), 'Answered': answered}))

@@ -104,8 +104,9 @@ def build_bert(files, checkpoint, keep_tokens, vocabulary_size, longest):
             raise UserError(_misfit(files, config, sizes['vocab_size'], vocabulary_size))
         sizes = _checked(sizes)
         if sizes['max_position_embeddings'] < longest:
+            has = f'{sizes["max_position_embeddings"]} max_position_embeddings'
             cure = 'lower max_p_len, max_q_len or max_a_len'
-            raise UserError(f'{config}: too few max_position_embeddings; {cure}')
+            raise UserError(f'{config}: {has}, but {longest} tokens are to be read; {cure}')
         stddev = sizes.pop('initializer_range')
         options = {'model': Blank, 'application': 'unilm', 'keep_tokens': keep_tokens}
         # AutoGraph takes seconds, and there is nothing for it

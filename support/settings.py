@@ -261,7 +261,6 @@ def true_or_false(text):
     return text.lower() == 'true'
 
 
-READS_DATA = 'train', 'eval'
 DEMO = (
     'data/ holds none of the real files, so this is the demo, a small invented corpus in '
     'data/demo/. For the real thing put WebQA.json, SogouQA.json and a Chinese BERT there, '
@@ -294,8 +293,9 @@ def configure(constants, given, command='train'):
         for name, value in _trained_with(chosen, config).items():
             if name not in given and getattr(chosen, name) != value:
                 changes[name] = value, f'by {config}'
-    if files.demo and command in READS_DATA:
-        notes.insert(0, DEMO if chosen.valid_data == 'auto' else DEMO_BERT)
+    reads_demo = chosen.valid_data == 'auto'
+    if files.demo and (command == 'train' or (command == 'eval' and reads_demo)):
+        notes.insert(0, DEMO if reads_demo else DEMO_BERT)
         own_values = json.loads(read_text(os.path.join(DATA, 'demo', 'constants.json')))
         for name, own in own_values.items():
             if name not in given and getattr(chosen, name) == own['instead_of']:
@@ -407,7 +407,13 @@ def _weights(path):
     Raises UserError for a pickle, which may do anything when it is read.
     """
     if os.path.isdir(path):
-        names = 'model.safetensors', 'tf_model.h5', FILE_NAMES['checkpoint'], 'pytorch_model.bin'
+        names = (
+            'model.safetensors',
+            'tf_model.h5',
+            FILE_NAMES['checkpoint'],
+            BEST,
+            'pytorch_model.bin',
+        )
         there = [name for name in names if exists(os.path.join(path, name))]
         path = os.path.join(path, (there or names)[0])
     if path.endswith('.bin'):
@@ -441,7 +447,7 @@ def require(*paths):
     """Raise UserError that lists what is missing of `paths`; '' means that none is needed."""
     missing = [path for path in paths if path and not exists(path)]
     if missing:
-        cure = 'data/README.md says where to download it'
+        cure = 'data/README.md says where to download it, or check the path'
         raise UserError(f'missing: {", ".join(missing)}; {cure}')
 
 

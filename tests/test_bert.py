@@ -269,7 +269,10 @@ def test_checkpoint_may_lie_in_a_folder_with_brackets(small):
     ('change', 'complaint'),
     [
         ({'vocab_size': 99}, 'is made for 99 tokens'),
-        ({'max_position_embeddings': 351}, 'too few max_position_embeddings'),
+        (
+            {'max_position_embeddings': 351},
+            '351 max_position_embeddings, but 352 tokens are to be read; lower max_p_len',
+        ),
         ({'vocab_size': None}, 'is made for None tokens'),
         (None, 'not a BERT configuration'),
         ([], 'not a BERT configuration'),

@@ -169,10 +169,11 @@ def test_each_file_of_a_checkpoint_means_all_of_it(script, suffix):
     assert files.checkpoint == 'a/bert_model.ckpt'
 
 
-def test_folder_of_a_checkpoint_means_it(script, tmp_path):
-    (tmp_path / 'bert_model.ckpt.index').touch()
+@pytest.mark.parametrize('name', ['bert_model.ckpt', 'best_model.weights.h5'])
+def test_folder_of_a_checkpoint_or_of_a_reader_means_it(script, tmp_path, name):
+    (tmp_path / (f'{name}.index' if name.endswith('ckpt') else name)).touch()
     files = locate_files(script.Constants(checkpoint_path=str(tmp_path)))
-    assert files.checkpoint == str(tmp_path / 'bert_model.ckpt')
+    assert files.checkpoint == str(tmp_path / name)
 
 
 def test_training_begins_with_a_bert_of_hugging_face(script, published, small):

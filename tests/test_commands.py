@@ -367,7 +367,11 @@ def config(**sizes):
             ['bert_config.json: not a BERT configuration', 'num_hidden_layers is 0, not a'],
         ),
         (change('output', 'a file'), [], ['output: no folder (File exists); choose another']),
-        (None, ['--max_q_len=400'], ['too few max_position_embeddings; lower max_p_len']),
+        (
+            None,
+            ['--max_q_len=400'],
+            ['max_position_embeddings, but 688 tokens are to be read; lower max_p_len'],
+        ),
         (None, ['--checkpoint_path=nowhere.ckpt'], ['missing: nowhere.ckpt']),
         (None, ['--data_dir=nowhere'], ['missing: nowhere/WebQA.json, nowhere/SogouQA.json']),
         (None, ['--topk=two'], ['--topk', "invalid int value: 'two'"]),
@@ -664,9 +668,9 @@ def test_everything_that_is_told_is_written(script, trained, on_small):
 
 
 def test_report_is_written_by_eval_and_on_request(on_small, trained):
-    """A constant says how many questions it shows; 0: none."""
+    """A constant says how many questions it shows; 0: none, and none of other answers stays."""
     output = trained / 'output'
-    (output / 'report.html').unlink()
+    assert (output / 'report.html').exists()
     assert on_small('eval', '--report=0')[0] == 0 and not (output / 'report.html').exists()
     assert on_small('eval')[0] == 0 and (output / 'report.html').exists()
     write_json(trained / 'q.json', [record('a')])

@@ -311,7 +311,7 @@ def test_model_has_a_position_for_every_token_of_the_longest_pair(script, small)
     for name, value in SHORT.items():
         constants = script.Constants(**{**SHORT, name: value + 1})
         message = refusal(script.build_model, files, '', constants)
-        assert message.startswith(f'{files.config}: too few max_position_embeddings')
+        assert message.startswith(f'{files.config}: 16 max_position_embeddings, but 17 ')
 
 
 # ---------------------------------------------------------------------------------------- the loss

@@ -466,6 +466,8 @@ def test_demo_is_not_spoken_of_where_only_its_bert_is_used(script, monkeypatch, 
         _, files, notes = settings.configure(script.Constants, given, 'train')
         assert files.demo and notes[0] == said
         assert 'batch_size = 64 instead of 32, for the demo' in notes
+    _, _, notes = settings.configure(script.Constants, {'valid_data': 'b.json'}, 'eval')
+    assert notes == ["valid_data = 'b.json' instead of 'auto'"]  # its BERT is the trained one
 
 
 def test_output_folder_without_what_travels_takes_the_bert_of_the_data(script, tmp_path):
