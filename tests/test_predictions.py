@@ -384,9 +384,8 @@ def answered(path):
     part = f'{str(path).removesuffix(".tsv")}.jsonl.0-of-1'
     for name in f'{part}.unfinished', part:
         with contextlib.suppress(FileNotFoundError), open(name, encoding='utf-8') as file:
-            texts = (line.split('\t')[0] for line in file.read().split('\n')[1:-1])
-            entries = map(json.loads, filter(None, texts))  # without the last line
-            return [f'{entry["id"]}\t{entry["text"]}' for entry in entries]
+            entries = map(json.loads, file.read().split('\n')[1:-1])
+            return [f'{each["id"]}\t{each["text"]}' for each in entries if 'complete' not in each]
     return []
 
 
