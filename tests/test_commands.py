@@ -370,7 +370,7 @@ def config(**sizes):
         (
             None,
             ['--max_q_len=400'],
-            ['max_position_embeddings, but 688 tokens are to be read; lower max_p_len'],
+            ['max_position_embeddings, but 660 tokens are to be read; lower max_p_len'],
         ),
         (None, ['--checkpoint_path=nowhere.ckpt'], ['missing: nowhere.ckpt']),
         (None, ['--data_dir=nowhere'], ['missing: nowhere/WebQA.json, nowhere/SogouQA.json']),
