@@ -269,8 +269,7 @@ def _values(text, path):
             value, position = decoder.raw_decode(text, position)
             yield value
     except (RecursionError, ValueError) as error:
-        what = f'no JSON that can be read ({error}); is it whole?'
-        raise UserError(f'{path}: {what} data/README.md names the formats') from None
+        raise UserError(f'{path}: no JSON that can be read ({error}); see data/README.md') from None
 
 
 def _records(text, path):
