@@ -1,7 +1,6 @@
 """What of a dataset is cut off, which answers training can never draw as a target, and why."""
 
 import collections
-import functools
 import unicodedata
 
 from evaluate_sogou import log
@@ -59,22 +58,6 @@ def _held(parts, texts):
     return any(all(part in text for part in parts) for text in texts)
 
 
-class _Texts(list):
-    """Texts that are searched for many answers, which none of them may hold."""
-
-    @functools.cached_property
-    def joined(self):
-        return '\n'.join(self)
-
-    @functools.cached_property
-    def folded(self):
-        return _Texts(map(_folded, self))
-
-    def hold(self, parts):
-        """Whether one of the texts holds all parts."""
-        return all(part in self.joined for part in parts) and _held(parts, self)
-
-
 def _folded(text):
     return unicodedata.normalize('NFKC', text).casefold()
 
@@ -85,18 +68,25 @@ def _why_never(answers, readable, unified, unify):
     answers: {answer: count}; readable, unified: of each passage the windows, and all of it. Returns
     {reason: count} of those that no window holds.
     """
-    reasons, texts = collections.Counter(), _Texts(unified)
-    windows = _Texts(window for of_passage in readable for window in of_passage if answers)
+    reasons = collections.Counter()
+    if not answers:
+        return reasons
+    windows = [window for of_passage in readable for window in of_passage]
+    searches = [  # what is done to a part, where it is sought, why it is not learnt if it is there
+        (str, windows, ''),
+        (str, unified, 'cut off'),
+        (unify, unified, 'with 、, ； or ， inside'),
+        (lambda part: _folded(unify(part)), [*map(_folded, unified)], 'in another width or case'),
+    ]
+    # one text of all: most parts are nowhere, and there may be thousands of passages
+    joined = ['\n'.join(texts) for _, texts, _ in searches]
     for answer, count in answers.items():
-        parts = answer.split(' ')
-        if windows.hold(parts):
-            continue
         reason = 'in no passage'
-        if texts.hold(parts):
-            reason = 'cut off'
-        elif texts.hold([unify(part) for part in parts]):
-            reason = 'with 、, ； or ， inside'
-        elif texts.folded.hold([_folded(unify(part)) for part in parts]):
-            reason = 'in another width or case'
-        reasons[reason] += count
+        for (change, texts, found), all_texts in zip(searches, joined, strict=True):
+            parts = [*map(change, answer.split(' '))]
+            if all(part in all_texts for part in parts) and _held(parts, texts):
+                reason = found
+                break
+        if reason:
+            reasons[reason] += count
     return reasons
