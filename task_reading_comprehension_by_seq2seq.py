@@ -23,11 +23,12 @@ import math
 import os
 import re
 import sys
+from typing import Literal
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # not there with PYTHONSAFEPATH
 from evaluate_sogou import Tally, UserError, escaped, evaluate, exit_status, log, read_text
 from support import settings
-from support.settings import Literal, MayDiffer, Path, Positive, Trained, Whole
+from support.settings import MayDiffer, Path, Positive, Trained, Whole
 
 
 @settings.constants
@@ -75,7 +76,7 @@ if __name__ == '__main__':
 
 import numpy as np
 
-from support import bert, lost, records, report, serving, terminal
+from support import bert, lost, process, records, report, serving, terminal
 from support.answers import NO_ANSWER, Found, Written, as_record, describe, score_of
 from support.batches import Batches, in_groups
 from support.files import alone_in, first_line, make_folder, write_durably
@@ -86,6 +87,14 @@ from support.training import Run, Trainer, choose_strategy
 from support.unilm import UniLM
 
 # -------------------------------------------------------------------------------------------- data
+
+
+def load_data(path, constants, labelled=True):
+    """Read a dataset, and say what of it will not be read or learnt: see support/lost.py."""
+    data = records.load_questions(path, labelled)
+    size, stride = constants.max_p_len - 2, constants.passage_stride
+    lost.tell_what_is_lost(path, data, unify_separators, size, stride)
+    return data
 
 
 def split(webqa, sogouqa, constants):
@@ -102,7 +111,7 @@ def split(webqa, sogouqa, constants):
     if random_order is None:
         rng = np.random.default_rng(constants.seed)
         random_order = rng.permutation(len(sogouqa)).tolist()
-        if settings.worker_position()[0] == 0:
+        if process.worker_position()[0] == 0:
             write_durably(path, json.dumps(random_order) + '\n')
     valid_data = [sogouqa[j] for i, j in enumerate(random_order) if i % 3 == 0]
     train_data = [sogouqa[j] for i, j in enumerate(random_order) if i % 3 != 0]
@@ -112,14 +121,6 @@ def split(webqa, sogouqa, constants):
 def unify_separators(passage):
     """Replace each space, 、, ； and ， by a comma: one character for one, so offsets survive."""
     return re.sub(' |、|；|，', ',', passage)
-
-
-def load_data(path, constants, labelled=True):
-    """Read a dataset, and say what of it will not be read or learnt: see support/lost.py."""
-    data = records.load_questions(path, labelled)
-    size, stride = constants.max_p_len - 2, constants.passage_stride
-    lost.tell_what_is_lost(path, data, unify_separators, size, stride)
-    return data
 
 
 def draw_window(passage, rng, constants):
@@ -528,7 +529,7 @@ def train(constants, files):
     settings.require(*settings.train_paths(constants, files), *files[1:5])
     strategy = choose_strategy()  # of several workers, before anything else
     make_folder(constants.output_dir)
-    worker, _ = settings.worker_position()
+    worker, _ = process.worker_position()
     with contextlib.nullcontext() if worker else alone_in(constants.output_dir):
         train_alone(constants, files, strategy)
 
@@ -609,7 +610,7 @@ def evaluate_best(constants, files):
     sogouqa = load_data(files.sogouqa, constants)
     references = records.load_references(files.official_answers, files.sogouqa, sogouqa)
     _, valid_data = split([], sogouqa, constants)
-    score_validation(reader, valid_data, references, settings.worker_position())
+    score_validation(reader, valid_data, references, process.worker_position())
 
 
 def predict(constants, files, line):
@@ -634,7 +635,7 @@ def predict_file(constants, files, path, with_report):
     stem, _ = os.path.splitext(os.path.basename(path))
     name = os.path.join(constants.output_dir, f'answers_to_{stem}')
     page = f'{name}.html' if with_report and constants.report else None
-    share, source = settings.worker_position(), os.path.realpath(path)
+    share, source = process.worker_position(), os.path.realpath(path)
     if predict_to_file(reader, data, name, share, source=source, page=page):
         print(terminal.lines_for(sys.stdout, read_text(f'{name}.tsv')), end='', flush=True)
 
@@ -662,7 +663,7 @@ def run_command(arguments):
 
 def main(arguments=None):
     """Run a command line, a list of str or None for the process's own. Returns the exit status."""
-    settings.prepare_process()
+    process.prepare_process()
     return exit_status(lambda: run_command(arguments))
 
 

@@ -14,7 +14,7 @@ from evaluate_sogou import UserError, log, read_text
 
 from .files import durable, fingerprint, first_line, plainly_named
 from .keras2 import keras, tf
-from .settings import takes_signals
+from .process import takes_signals
 
 # what may come of a damaged backup
 ERRORS = (

@@ -9,8 +9,6 @@ import argparse
 import collections
 import dataclasses
 import difflib
-import importlib
-import importlib.util
 import inspect
 import json
 import math
@@ -19,19 +17,12 @@ import platform
 import re
 import signal
 import sys
-import threading
 import typing
 
-from evaluate_sogou import (
-    Parser,
-    UserError,
-    exit_status,
-    log,
-    open_closed_streams,
-    read_text,
-)
+from evaluate_sogou import Parser, UserError, exit_status, log, read_text
 
 from .files import write_durably
+from .process import prepare_process, require_packages
 
 DATA = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'data')
 
@@ -54,7 +45,6 @@ class Whole:
         return typing.Annotated[int, rule]
 
 
-Literal = typing.Literal  # an old Python hears what it lacks before
 MAY_DIFFER = 'may differ when a run is continued'
 Positive = typing.Annotated[float, Rule('a number above 0', lambda value: 0 < value < math.inf)]
 Path = typing.Annotated[str, Rule('a path in quotes', lambda value: True)]
@@ -195,63 +185,11 @@ def read_early(constants, description):
     def read():
         line = parse_command_line(None, constants, description)
         configure(constants, line.given, line.command)
-        if sys.flags.optimize > 1 and os.environ.pop('PYTHONOPTIMIZE', None):
-            # without docstrings Keras cannot be imported
-            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
         require_packages()
 
     status = exit_status(read)
     if status:
         sys.exit(status)
-
-
-# {what pip installs: what is imported}
-PACKAGES = {
-    'numpy': 'numpy', 'tensorflow': 'tensorflow', 'tf-keras': 'tf_keras',
-    'bert4keras': 'bert4keras', 'setuptools': 'setuptools', 'tensorboard': 'tensorboard',
-    'safetensors': 'safetensors', 'tqdm': 'tqdm',
-}  # fmt: skip
-
-
-def require_packages():
-    """Import TensorFlow. Raises UserError on Windows and where packages are missing or broken."""
-    if sys.platform == 'win32':
-        raise UserError('Windows: only the score works here; for the rest use WSL, see README.md')
-    if sys.flags.optimize > 1:
-        raise UserError('-OO: takes away docstrings that Keras needs; run without')
-    missing = [name for name, module in PACKAGES.items() if not importlib.util.find_spec(module)]
-    cure = f'{sys.executable} -m pip install -r requirements.txt'
-    if missing:
-        raise UserError(f'missing: {", ".join(missing)}; {cure}, or activate their environment')
-    try:
-        for module in '.keras2', 'safetensors', 'tqdm':
-            importlib.import_module(module, __package__)
-    except Exception as error:  # whatever two packages that do not fit together lead to
-        raise UserError(f'a package cannot be used ({_reason(error)}); {cure}') from None
-
-
-def _reason(error):
-    """Return why an import failed, one line; TensorFlow's own message is a traceback."""
-    lines = str(error).strip().splitlines() or ['']
-    errors = [line for line in lines if re.match(r'\w*Error: ', line)]
-    return errors[-1] if errors else f'{type(error).__name__}: {lines[0]}'
-
-
-def prepare_process():
-    """Write UTF-8, and take SIGTERM as Ctrl-C, where that is ours to say."""
-    open_closed_streams()
-    for stream in sys.stdout, sys.stderr:
-        if hasattr(stream, 'reconfigure'):  # those of notebooks are of another kind
-            # names of files may be in another encoding
-            stream.reconfigure(encoding='utf-8', errors='backslashreplace')
-    if takes_signals():
-        for number in signal.SIGINT, signal.SIGTERM:
-            signal.signal(number, signal.default_int_handler)
-
-
-def takes_signals():
-    """Whether this is the thread to which signals go."""
-    return threading.current_thread() is threading.main_thread()
 
 
 def true_or_false(text):
@@ -321,25 +259,6 @@ def _trained_with(constants, config):
     return values
 
 
-def worker_position():
-    """Return (k, n): this is worker k of n by TF_CONFIG, 0 of 1 without.
-
-    Raises UserError where it makes no sense.
-    """
-    if 'TF_CONFIG' not in os.environ:
-        return 0, 1
-    try:
-        config = json.loads(os.environ['TF_CONFIG'])
-        workers = []
-        for kind in 'chief', 'worker':
-            workers += [(kind, i) for i in range(len(config['cluster'].get(kind, [])))]
-        here = config['task']['type'], int(config['task']['index'])
-        return workers.index(here), len(workers)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        expected = '{"cluster": {"worker": [host:port, ...]}, "task": {"type", "index"}}'
-        raise UserError(f'TF_CONFIG: expected {expected}') from None
-
-
 # --------------------------------------------------------------------------------------- the files
 
 
@@ -407,13 +326,8 @@ def _weights(path):
     Raises UserError for a pickle, which may do anything when it is read.
     """
     if os.path.isdir(path):
-        names = (
-            'model.safetensors',
-            'tf_model.h5',
-            FILE_NAMES['checkpoint'],
-            BEST,
-            'pytorch_model.bin',
-        )
+        names = 'model.safetensors', 'tf_model.h5', FILE_NAMES['checkpoint'], BEST
+        names = *names, 'pytorch_model.bin'
         there = [name for name in names if exists(os.path.join(path, name))]
         path = os.path.join(path, (there or names)[0])
     if path.endswith('.bin'):

@@ -16,8 +16,8 @@ from evaluate_sogou import UserError, cannot_write, log
 
 from .files import fingerprint, first_line, write_durably
 from .keras2 import keras, tf
+from .process import worker_position
 from .resume import BackUp, Backups, State, Stop
-from .settings import worker_position
 from .terminal import is_terminal
 from .unilm import UniLM
 

@@ -84,7 +84,7 @@ def run(tmp_path):
 
 def module_main(module, arguments):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('support.settings.prepare_process', lambda: None)  # which wants real streams
+        patch.setattr('support.process.prepare_process', lambda: None)  # which wants real streams
         return module.main(arguments)
 
 
