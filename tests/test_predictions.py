@@ -211,11 +211,18 @@ def test_parts_of_several_workers_are_joined_in_the_order_of_the_records(tmp_pat
     assert sorted(os.listdir(tmp_path)) == ['some.jsonl', 'some.tsv']
 
 
-def test_part_of_a_worker_with_other_weights_is_not_waited_for(tmp_path):
+def test_part_of_a_worker_with_other_weights_is_not_waited_for(tmp_path, monkeypatch):
     """One that was there before is, as its worker will replace it."""
+
+    def waited(seconds):
+        raise TimeoutError
+
+    monkeypatch.setattr(time, 'sleep', waited)
     part_of(tmp_path, 1, 2, origin='other').write(iter([told('b')]))
     first = part_of(tmp_path, 0, 2)
     first.write(iter([told('a')]))
+    with pytest.raises(TimeoutError):
+        first.join()
     part_of(tmp_path, 1, 2).write(iter([told('b')]))
     first.join()
     assert content_of(tmp_path, 'tsv') == 'a\t北\nb\t北\n'
