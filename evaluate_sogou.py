@@ -98,18 +98,16 @@ def score_answer(answer, reference):
 
 
 class Tally:
-    """The running means over the answers scored so far."""
+    """The running means over some scores."""
 
     def __init__(self):
         self.total, self.correct, self.f1 = 0, 0, 0.0
 
-    def add(self, answer, reference):
-        """Score one answer with `score_answer` and count it. Returns the Score."""
-        score = score_answer(answer, reference)
+    def add(self, score):
+        """Count a Score."""
         self.total += 1
         self.correct += score.correct
         self.f1 += score.f1
-        return score
 
     def result(self):
         """Return {'Accuracy', 'F1', 'Final', 'total'}; all 0 where nothing was scored."""
@@ -152,7 +150,8 @@ def evaluate(predictions, references, output=None):
         if question_id not in references:
             place = f'{predictions}: line {number} has the unknown id {question_id!r}'
             raise UserError(f'{place}; give the answers to these questions')
-        score = tally.add(answer, references[question_id])
+        score = score_answer(answer, references[question_id])
+        tally.add(score)
         variant = str(score.variant).translate(dict.fromkeys(map(ord, '\t\r\n'), ' '))
         values = f'{score.correct:d}\t{score.f1:f}\t{score.precision:f}\t{score.recall:f}'
         rows.append(f'{question_id}\t{answer.strip(ASCII_WHITE_SPACE)}\t{values}\t{variant}\n')
@@ -205,7 +204,7 @@ def read_text(path):
 
 
 @contextlib.contextmanager
-def whole(path, follow=True):
+def atomic_write(path, follow=True):
     """Let a file appear complete or not at all; a folder too, where nothing is of that name.
 
     follow: whether a link stays one and what it names is replaced, or the link is. Yields another
@@ -238,7 +237,7 @@ def cannot_write(path, error):
 
 def write_text(path, text):
     """Write a UTF-8 file, all of it or nothing. Raises UserError where it cannot be written."""
-    with whole(path) as temporary, open(temporary, 'wb') as file:
+    with atomic_write(path) as temporary, open(temporary, 'wb') as file:
         file.write(text.encode('utf-8'))
 
 

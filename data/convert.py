@@ -19,7 +19,7 @@ import sys
 import typing
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from evaluate_sogou import Parser, UserError, exit_status, log, whole
+from evaluate_sogou import Parser, UserError, atomic_write, exit_status, log
 from support.formats import SEPARATORS, read
 
 SPREADSHEET = r'\d+\.0'  # what a spreadsheet makes of a date, or of a whole number
@@ -128,13 +128,13 @@ def as_official_answers(accepted):
 
 def write(output, converted):
     """Write the records and, where there are any, the answers: both or neither."""
-    with whole(output) as unfinished:
+    with atomic_write(output) as unfinished:
         with open(unfinished, 'w', encoding='utf-8') as file:
             json.dump(converted.records, file, ensure_ascii=False, indent=1)
             file.write('\n')
         if any(converted.accepted.values()):
             answers = as_official_answers(converted.accepted).encode('utf-8')
-            with whole(f'{output}.answers') as unfinished, open(unfinished, 'wb') as file:
+            with atomic_write(f'{output}.answers') as unfinished, open(unfinished, 'wb') as file:
                 file.write(answers)
 
 

@@ -1,37 +1,33 @@
-"""What the reader tells of an answer: text, place, scores, rivals, votes; not how it is found."""
+"""An answer as others get it: text, place, scores, candidates, votes; not how it is searched."""
 
 import math
 import typing
 
 import numpy as np
 
-from . import spans
+from .spans import find_span
 
 
-class Written(typing.NamedTuple):
-    """What a beam has written, and what each passage that took part gave to it."""
+class Hypothesis(typing.NamedTuple):
+    """An answer as far as it is written (a beam)."""
 
-    token_ids: list  # of int, without [SEP]
-    score: float | None  # between 0 and 1; None where nobody voted or more is to be written
-    log_score: float | None  # sum of the logarithms of the votes
-    probas: list  # for each token, its [SEP] included, float32 [passages]; NaN where not asked
-    finished: bool  # with [SEP]
-
-
-NO_ANSWER = Written([], None, None, [], True)  # where nobody voted
+    token_ids: list  # of int, its [SEP] included once it is finished
+    log_score: float | None  # sum of the logarithms of the votes; None where nobody voted
+    token_probs: list  # for each token the passages' probabilities, float32; NaN where not asked
+    finished: bool  # it ends in [SEP]
+    parent: int = 0  # which of the hypotheses before it extends
+    score: float | None = None  # between 0 and 1, see `score_of`, once nothing more is written
 
 
-class Found(typing.NamedTuple):
-    """What was found for a question."""
+START = Hypothesis([], 0.0, [], False)
 
-    passages: dict  # {token ids: how often given} of those that took part
-    no_answer: dict  # {token ids: probability of [SEP] as the first token} of all
-    candidates: list  # of Written, the answer first
 
-    @property
-    def answer(self):
-        """The best candidate."""
-        return self.candidates[0]
+class SearchResult(typing.NamedTuple):
+    """What a search has found for a question."""
+
+    has_answer: np.ndarray  # bool [passages], whether each took part in the vote
+    no_answer_prob: np.ndarray  # float32 [passages], of [SEP] as the first token
+    hypotheses: list  # the answer first; their token_probs are of the passages that took part
 
 
 class Candidate(typing.NamedTuple):
@@ -41,7 +37,7 @@ class Candidate(typing.NamedTuple):
     passage: int | None  # its number
     start: int | None
     end: int | None
-    token_ids: list
+    token_ids: list  # without [SEP]
     score: float | None  # between 0 and 1, see `score_of`; None where all passages left
     log_score: float | None  # sum of the logarithms of the votes
     finished: bool  # whether [SEP] was written
@@ -50,9 +46,9 @@ class Candidate(typing.NamedTuple):
 class Vote(typing.NamedTuple):
     """What a passage said about the answer."""
 
-    no_answer: float  # the probability of [SEP] as its first token
-    took_part: bool  # or it left
-    probas: list  # for each token of the answer, its [SEP] included, the passage's probability
+    no_answer_prob: float  # the probability of [SEP] as its first token
+    has_answer: bool  # or it left
+    token_probs: list  # of each token of the answer, its [SEP] included, the passage's probability
 
 
 class Answer(typing.NamedTuple):
@@ -69,17 +65,37 @@ class Answer(typing.NamedTuple):
     votes: list  # of Vote, one for each passage
 
 
-def score_of(probas, counts):
+def search_result(has_answer, no_answer_prob, hypotheses):
+    """Return the SearchResult, its hypotheses with scores; the empty one where there is none."""
+    scored = []
+    for hypothesis in hypotheses or [Hypothesis([], None, [], True)]:
+        if hypothesis.score is None and hypothesis.token_probs:
+            hypothesis = hypothesis._replace(score=score_of(hypothesis.token_probs))
+        scored.append(hypothesis)
+    return SearchResult(has_answer, no_answer_prob, scored)
+
+
+def agreed(answers, wrote, score, log_score):
+    """Return the Hypothesis that some of several passages have written, each by itself.
+
+    answers: a Hypothesis for each passage; wrote: bool [passages], whose it is.
+    """
+    writers = [answer for answer, its in zip(answers, wrote, strict=True) if its]
+    token_probs = np.full([len(writers[0].token_probs), len(answers)], np.nan)
+    token_probs[:, wrote] = np.concatenate([writer.token_probs for writer in writers], 1)
+    same = {'log_score': log_score, 'score': score, 'token_probs': [*token_probs]}
+    return writers[0]._replace(**same)
+
+
+def score_of(token_probs):
     """Return how sure passages are of what was written: 1 where all that speak are certain.
 
     The geometric mean over the tokens of sum_i p_i^2 / sum_i p_i, which does not grow with the
-    number of passages as the vote does.
-
-    probas: float32 [tokens, passages]; counts: float32 [passages], how often each was given.
+    number of passages as the vote does. token_probs: float32 [tokens, passages].
     """
-    probas = np.asarray(probas, np.float64)
-    sums = np.maximum((counts * probas).sum(1), 1e-300)  # [tokens]
-    return float(np.prod((counts * probas**2).sum(1) / sums) ** (1 / len(probas)))
+    token_probs = np.asarray(token_probs, np.float64)
+    sums = np.maximum(token_probs.sum(1), 1e-300)  # [tokens]
+    return float(np.prod((token_probs**2).sum(1) / sums) ** (1 / len(token_probs)))
 
 
 def without_invisible(text):
@@ -90,56 +106,39 @@ def without_invisible(text):
     return text.translate({0x200B: None, 0x2060: None, 0xFEFF: None, 0xA0: ' '}).strip()
 
 
-def describe(found, passages, unified, windows, tokenizer):
-    """Return the Answer.
-
-    found: a Found; passages, unified: lists of str, as given and as tokenized, character
-    by character; windows: a list of spans.Window, what was read of them.
-    """
-    keys = [tuple(window.token_ids) for window in windows]
-    rows = {token_ids: row for row, token_ids in enumerate(found.passages)}
-    candidates = []
-    for written in found.candidates:
-        agreed = np.nan_to_num(np.prod(np.array(written.probas, np.float64), 0))  # [rows]
-        voters = [i for i, key in enumerate(keys) if key in rows]
-        voters.sort(key=lambda i, agreed=agreed: -agreed[rows[keys[i]]])  # of equal ones the first
-        text, place = tokenizer.decode(written.token_ids), (None, None, None)
-        for i in voters:
-            number = windows[i].passage
-            span = spans.find_span(tokenizer, unified[number], windows[i], written.token_ids)
+def describe(result, question, tokenizer):
+    """Return the Answer; result: the SearchResult of the windows of a spans.Question."""
+    pairs = zip(question.windows, result.has_answer, strict=True)
+    voters, candidates = [window for window, has_answer in pairs if has_answer], []
+    for hypothesis in result.hypotheses:
+        token_ids = hypothesis.token_ids[:-1] if hypothesis.finished else hypothesis.token_ids
+        text, place = tokenizer.decode(token_ids), (None, None, None)
+        shape = len(hypothesis.token_probs), len(voters)
+        sure = np.prod(np.reshape(hypothesis.token_probs, shape), 0, dtype=np.float64)  # [voters]
+        for i in np.argsort(-np.nan_to_num(sure), kind='stable'):  # of equal ones the first
+            number = voters[i].passage
+            span = find_span(tokenizer, question.unified[number], voters[i], token_ids)
             if span:
-                text, place = passages[number][slice(*span)], (number, *span)
+                text, place = question.passages[number][slice(*span)], (number, *span)
                 text = without_invisible(text)
                 break
-        token_ids, score, log_score, _, finished = written
-        candidates.append(Candidate(text, *place, token_ids, score, log_score, finished))
-    votes = _votes(found, len(passages), windows)
-    return Answer(*candidates[0][:-1], candidates, votes)
+        scores = hypothesis.score, hypothesis.log_score
+        candidates.append(Candidate(text, *place, token_ids, *scores, hypothesis.finished))
+    return Answer(*candidates[0][:-1], candidates, _votes(result, question))
 
 
-def _votes(found, passages, windows):
-    """Return the Vote of each of so many passages, that of its surest window."""
-    rows = {token_ids: row for row, token_ids in enumerate(found.passages)}
-    told = [[] for _ in range(passages)]
-    for window in windows:
-        key = tuple(window.token_ids)
-        given = [float(proba[rows[key]]) for proba in found.answer.probas if key in rows]
-        asked = not np.isnan(given).any()
-        vote = Vote(float(found.no_answer[key]), key in rows, given if asked else [])
-        told[window.passage].append(vote)
+def _votes(result, question):
+    """Return the Vote of each passage, that of its surest window."""
+    of_passages = [[] for _ in question.passages]
+    voters = iter(np.transpose(result.hypotheses[0].token_probs).tolist())
+    judged = zip(question.windows, result.has_answer, result.no_answer_prob, strict=True)
+    for window, has_answer, no_answer_prob in judged:
+        token_probs = next(voters) if has_answer else []
+        was_asked = not np.isnan(token_probs).any()
+        vote = Vote(float(no_answer_prob), bool(has_answer), token_probs if was_asked else [])
+        of_passages[window.passage].append(vote)
 
     def sure(vote):
-        return vote.took_part, math.prod(vote.probas), -vote.no_answer
+        return vote.has_answer, math.prod(vote.token_probs), -vote.no_answer_prob
 
-    return [max(votes, key=sure) for votes in told]
-
-
-def as_record(record, answer, error):
-    """Return what is told of a record, a dict that JSON can hold: an Answer, or an error."""
-    told = {'id': record.get('id'), 'question': record.get('question')}
-    if error:
-        return {**told, 'text': '', 'error': error}
-    told.update(answer._asdict())
-    for name in 'candidates', 'votes':
-        told[name] = [each._asdict() for each in told[name]]
-    return told
+    return [max(votes, key=sure) for votes in of_passages]

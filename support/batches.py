@@ -84,18 +84,17 @@ def pad(pairs):
     return {'Input-Token': token_ids, 'Input-Segment': segment_ids}
 
 
-def in_groups(entries, size_of, limit):
-    """Yield lists of consecutive entries of sizes up to `limit` in all, or of a larger one.
+def in_groups(questions, limit):
+    """Yield lists of consecutive questions of up to `limit` tokens in all, or of a larger one.
 
-    size_of: a function of an entry.
+    questions: iterable of spans.Question.
     """
     group, total = [], 0
-    for entry in entries:
-        size = size_of(entry)
-        if group and total + size > limit:
+    for question in questions:
+        if group and total + question.tokens > limit:
             yield group
             group, total = [], 0
-        group.append(entry)
-        total += size
+        group.append(question)
+        total += question.tokens
     if group:
         yield group

@@ -9,7 +9,7 @@ import numpy as np
 from evaluate_sogou import UserError, log, read_text
 
 from .checkpoints import opened
-from .files import durable, fingerprint, first_line, plainly_named
+from .files import digest, durable_write, first_line, plainly_named
 from .keras2 import bert4keras, keras, tf
 from .settings import is_trained
 
@@ -115,10 +115,11 @@ def build_bert(files, checkpoint, keep_tokens, vocabulary_size, longest):
     except ERRORS as error:
         raise _no_configuration(config, error) from None
     if checkpoint and is_trained(checkpoint):
-        load_weights(checkpoint, transformer.model, describe_bert(files))
+        load_weights(checkpoint, transformer.model, bert_digest(files))
     elif checkpoint:
         _load_checkpoint(transformer, files, checkpoint, keep_tokens, vocabulary_size)
     elif checkpoint == '':
+        log('no checkpoint: BERT starts from random weights')
         for weight in transformer.model.weights:
             if weight.shape.rank == 2:
                 weight.assign(tf.random.truncated_normal(weight.shape, stddev=stddev))
@@ -209,8 +210,8 @@ def _load_checkpoint(transformer, files, checkpoint, keep_tokens, vocabulary_siz
 # ------------------------------------------------------------------------------------ best weights
 
 
-def describe_bert(files):
-    """Return a fingerprint of a BERT's configuration and vocabulary, of settings.Files.
+def bert_digest(files):
+    """Return a digest of a BERT's configuration and vocabulary, of settings.Files.
 
     The weights alone show neither heads nor tokens.
     """
@@ -219,12 +220,12 @@ def describe_bert(files):
     except (RecursionError, ValueError) as error:
         raise _no_configuration(files.config, error) from None
     tokens = '\n'.join(read_text(files.vocabulary).split())
-    return fingerprint([config.encode(), tokens.encode()])
+    return digest([config.encode(), tokens.encode()])
 
 
 def save_best(output_dir, model, described):
-    """Write the best weights, all or nothing, and which BERT they are of, see `describe_bert`."""
-    with durable(os.path.join(output_dir, 'best_model.weights.h5')) as temporary:
+    """Write the best weights, all or nothing, and which BERT they are of, see `bert_digest`."""
+    with durable_write(os.path.join(output_dir, 'best_model.weights.h5')) as temporary:
         try:
             # HDF5 may crash where the disk is nearly full; macOS has no such call
             if hasattr(os, 'posix_fallocate'):
@@ -236,7 +237,7 @@ def save_best(output_dir, model, described):
             with h5py.File(temporary, 'r+') as file:
                 file.attrs['bert'] = described
             with open(temporary, 'ab') as file:
-                file.write(SEAL + _fingerprint_of_file(temporary, file.tell()))
+                file.write(SEAL + _digest_of_file(temporary, file.tell()))
         except RuntimeError as error:  # what h5py makes of a disk that is full
             raise OSError(first_line(error)) from None
 
@@ -247,14 +248,14 @@ def _check_seal(path):
         size = max(file.seek(0, os.SEEK_END) - len(SEAL) - 64, 0)
         file.seek(size)
         seal = file.read()
-    if seal.startswith(SEAL) and seal != SEAL + _fingerprint_of_file(path, size):
+    if seal.startswith(SEAL) and seal != SEAL + _digest_of_file(path, size):
         raise ValueError('it is not as it was written')
 
 
-def _fingerprint_of_file(path, size):
-    """Return the fingerprint of the first bytes of a file, bytes."""
+def _digest_of_file(path, size):
+    """Return the digest of the first bytes of a file, bytes."""
     with open(path, 'rb') as file:
-        return fingerprint(iter(lambda: file.read(min(size - file.tell(), 2**20)), b'')).encode()
+        return digest(iter(lambda: file.read(min(size - file.tell(), 2**20)), b'')).encode()
 
 
 def load_best(output_dir, model, described):
@@ -264,14 +265,14 @@ def load_best(output_dir, model, described):
     if os.path.exists(path):
         load_weights(path, model, described)
     elif os.path.isfile(original) or os.path.isfile(f'{original}.index'):
-        log(f'{original}: without a fingerprint; see that it is of this BERT and vocabulary')
+        log(f'{original}: without a digest; see that it is of this BERT and vocabulary')
         load_weights(original, model, None)
     else:
         raise UserError(f'{path}: no such file; run train first, or give its output_dir')
 
 
 def load_weights(path, model, described):
-    """Load a file that `save_best` wrote, or Keras, without a fingerprint, if `described` is None.
+    """Load a file that `save_best` wrote, or Keras, without a digest, if `described` is None.
 
     Raises UserError where it is of another BERT.
     """

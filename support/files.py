@@ -1,15 +1,17 @@
-"""Files that survive a power cut, locks, fingerprints, and errors of libraries in one line."""
+"""Files that survive a power cut, locks, digests, and errors of libraries in one line."""
 
 import contextlib
 import errno
 import functools
 import hashlib
+import itertools
+import json
 import os
 import re
 import shutil
 import tempfile
 
-from evaluate_sogou import UserError, cannot_write, log, whole
+from evaluate_sogou import UserError, atomic_write, cannot_write, log
 
 try:
     import fcntl
@@ -18,14 +20,14 @@ except ImportError:  # Windows has no such locks
 
 
 @contextlib.contextmanager
-def durable(path):
-    """As `whole`, and what appears is on the disk; under the other name a folder may be made too.
+def durable_write(path):
+    """As `atomic_write`, and what appears is on the disk; it may be a folder too.
 
     A link is replaced: what lies elsewhere, say the weights of another reader, stays as it is.
     Yields the other name. Raises UserError where it cannot be written.
     """
     try:
-        with whole(path, follow=False) as temporary:
+        with atomic_write(path, follow=False) as temporary:
             shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
             try:
                 yield temporary
@@ -61,12 +63,12 @@ def make_folder(path):
 
 def write_durably(path, text):
     """As `write_text`, and it is on the disk when it appears."""
-    with durable(path) as temporary, open(temporary, 'wb') as file:
+    with durable_write(path) as temporary, open(temporary, 'wb') as file:
         file.write(text.encode('utf-8', 'backslashreplace'))  # names of files may be in another
 
 
 @contextlib.contextmanager
-def alone(path):
+def lock(path):
     """Be the only run that holds a file, made if need be, or a folder.
 
     Yields a function that raises UserError where the file has since been removed or replaced:
@@ -90,10 +92,10 @@ def alone(path):
 
 
 @contextlib.contextmanager
-def alone_in(folder):
+def folder_lock(folder):
     """Be the only training in a folder. Raises UserError where another is at work."""
     # the folder: whoever deletes the file lets nobody in; the file: NFS locks no folders
-    with alone(folder), alone(os.path.join(folder, 'train.lock')):
+    with lock(folder), lock(os.path.join(folder, 'train.lock')):
         yield
 
 
@@ -134,12 +136,27 @@ def plainly_named(checkpoint):
         yield os.path.join(link, os.path.basename(checkpoint))
 
 
-def fingerprint(contents):
+def digest(contents):
     """Return the SHA-256, in hexadecimal, of all bytes and arrays that `contents` yields."""
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for content in contents:
-        digest.update(content)
-    return digest.hexdigest()
+        sha256.update(content)
+    return sha256.hexdigest()
+
+
+def digest_of(model, *data):
+    """Return the digest of a Keras model's weights, if any, and of lists that JSON can hold.
+
+    Entries and weights are taken one by one: together they are large.
+    """
+    contents = (json.dumps(entry).encode() for entries in data for entry in entries)
+    weights = (weight.numpy() for weight in (model.weights if model else ()))
+    return digest(itertools.chain(contents, weights))
+
+
+def one_line(text):
+    """Return a text without what would break a tab-separated line."""
+    return re.sub('[\x00-\x1f\x85\u2028\u2029]', ' ', text)
 
 
 def first_line(error):

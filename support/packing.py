@@ -30,12 +30,14 @@ def blocks(starts, lengths, size):
     """Cut packed sequences into blocks of `size` tokens, the last of each sequence filled up.
 
     starts, lengths: int [rows], where each sequence begins and its tokens. Returns the row that
-    each block is of and how many tokens it has, int32 [blocks], and which, int32 [blocks, size].
+    each block is of, where in it the block begins and how many tokens it has, int32 [blocks], and
+    which these are, int32 [blocks, size].
     """
     counts = -(-lengths // size)  # [rows], blocks of each
     owners = np.repeat(np.arange(len(lengths)), counts)  # [blocks]
     number = np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners]  # [blocks], in its row
-    filled = np.minimum(lengths[owners] - size * number, size)
+    begins = size * number
+    filled = np.minimum(lengths[owners] - begins, size)
     inside = np.arange(size) * (np.arange(size) < filled[:, None])  # [blocks, size]
-    slots = (starts[owners] + size * number)[:, None] + inside
-    return owners.astype(np.int32), filled.astype(np.int32), slots.astype(np.int32)
+    slots = (starts[owners] + begins)[:, None] + inside
+    return [x.astype(np.int32) for x in (owners, begins, filled, slots)]

@@ -1,45 +1,143 @@
-"""Answers to many questions, a JSON record each: kept, continued, shared out; not how to answer."""
+"""Predictions for many questions, a JSON record each: kept, continued, shared out, joined."""
 
 import contextlib
 import glob
 import itertools
 import json
 import os
-import re
 import sys
 import time
+import typing
 import zlib
 
 from tqdm import tqdm
 
-from evaluate_sogou import Tally, UserError, log
+from evaluate_sogou import Tally, UserError, escaped, log, score_answer
 
-from .files import alone, fingerprint, write_durably
-from .records import parse_line
+from .files import lock, one_line, write_durably
+from .process import rank_and_world_size
+from .records import parse_line, unanswerable
+from .report import Page
 
-COMPLETE = '{"complete": true}'  # the last line of a part, before its checksum
+COMPLETE = '{"complete": true}'  # the last line of a shard, before its checksum
 
 
-class Part:
-    """A worker's part of the answers to some questions: whatever interrupts it, it is continued.
+def of_records(data, answers):
+    """Yield the prediction for each record, a dict that JSON can hold: an Answer, or an error.
 
-    Worker k of n has the records k, k + n, k + 2n, ..., a line each, of what was told of it, a dict
-    that JSON can hold. The file begins with a line of its origin; a part of another one, of other
-    weights or other data, is started afresh. Each line ends in a checksum of all so far, and what
-    follows damage is answered again; the last line says that the part is complete.
+    answers: a function of an iterator of those records that can be answered, to their Answers.
+    """
+    found = answers(record for record in data if not unanswerable(record))
+    for record in data:
+        error = unanswerable(record)
+        prediction = {'id': record.get('id'), 'question': record.get('question')}
+        if error:
+            prediction.update(text='', error=error)
+        else:
+            prediction.update(next(found)._asdict())
+            for name in 'candidates', 'votes':
+                prediction[name] = [each._asdict() for each in prediction[name]]
+        yield prediction
 
-    name: of the files, without extension; origin: fingerprint; source: path of the questions, whose
-    answers no others may replace, or None. Raises UserError where they would.
+
+class Joined(typing.NamedTuple):
+    """What all predictions come to."""
+
+    tab_separated: str  # a line `id<TAB>answer` for each that has an id
+    score: dict | None  # Accuracy, F1, Final, total and Answered, where right answers are known
+
+
+def write(reader, data, name, origin, shard=(0, 1), source=None, references=None, page=None):
+    """Write the prediction for every record to NAME.jsonl, the answers to NAME.tsv, and the page.
+
+    reader: ReadingComprehension; origin: digest of all that predictions depend on; shard: (rank,
+    world size) of this process: several share the questions, and the first one joins the shards;
+    source: path of the questions, if no other's predictions may replace those for them; references:
+    {id: Reference}, or None where right answers are not known; page: path of the page, or None.
+    Returns Joined, None but in the first process.
+    """
+    mine, scores = Shard(name, origin, source, *shard), Scores(references)
+    predict_shard(mine, data, reader.predict, scores)
+    if mine.rank:
+        return None
+    lines = mine.join()
+    report = Page(references, reader.tokenizer.ids_to_tokens, reader.constants)
+    tab_separated, tally = [], Tally()
+    for record, line in zip(data, lines, strict=True):
+        prediction = json.loads(line)
+        score = scores.of(prediction)
+        if score:
+            tally.add(score)
+        if prediction['id']:
+            tab_separated.append(f'{prediction["id"]}\t{one_line(prediction["text"])}\n')
+        report.add(record, prediction, score)
+    joined = Joined(''.join(tab_separated), None)
+    if references is not None:
+        answered = sum(not line.endswith('\t\n') for line in tab_separated)
+        share = answered / max(len(tab_separated), 1)
+        joined = joined._replace(score={**tally.result(), 'Answered': share})
+    write_durably(mine.path, ''.join(f'{line}\n' for line in lines))
+    write_durably(f'{name}.tsv', joined.tab_separated)
+    if page and reader.constants.report:
+        write_durably(page, report.as_html(joined.score))
+    elif page:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(page)  # it is of other predictions
+    mine.remove()
+    return joined
+
+
+def place_of(line):
+    """Return where predictions for the FILE of a CommandLine go, as arguments of `write`."""
+    stem, _ = os.path.splitext(os.path.basename(line.path))
+    name = os.path.join(line.constants.output_dir, f'answers_to_{stem}')
+    place = {'name': name, 'source': os.path.realpath(line.path), 'shard': rank_and_world_size()}
+    return {**place, 'page': f'{name}.html' if line.overrides.get('report') else None}
+
+
+class Scores:
+    """The Score of each prediction for a question whose right answers are known, made once.
+
+    references: {id: Reference} or None.
     """
 
-    def __init__(self, name, origin, source, worker, workers):
+    def __init__(self, references):
+        self.references, self.by_id = references, {}
+
+    def of(self, prediction):
+        """Return the Score, None where there is none."""
+        name = prediction['id']
+        if not self.references or not name:
+            return None
+        if name not in self.by_id:
+            answer = one_line(prediction['text'])
+            self.by_id[name] = score_answer(answer, self.references[name])
+        return self.by_id[name]
+
+
+# --------------------------------------------------------------------------------------- the shards
+
+
+class Shard:
+    """One process's share of the predictions: whatever interrupts it, it is continued.
+
+    The process of rank k of n has the records k, k + n, k + 2n, ..., a line each. The file begins
+    with a line of its origin; a shard of another one, of other weights or other data, is started
+    afresh. Each line ends in a checksum of all so far, and what follows damage is predicted again;
+    the last line says that the shard is complete.
+
+    name: of the files, without extension; origin: digest; source: path of the questions, whose
+    predictions no others may replace, or None. Raises UserError where they would.
+    """
+
+    def __init__(self, name, origin, source=None, rank=0, world_size=1):
         self.name, self.path, self.source = name, f'{name}.jsonl', source
-        self.worker, self.workers = worker, workers
+        self.rank, self.world_size = rank, world_size
         self.origin = json.dumps({'origin': origin, 'file': source}, ensure_ascii=False)
         self._refuse_others()
-        self.part = self._part(worker)
-        unfinished = f'{self.part}.unfinished'
-        lines = self._lines(self.part, complete=True)
+        self.shard = self._shard(rank)
+        unfinished = f'{self.shard}.unfinished'
+        lines = self._lines(self.shard, complete=True)
         self.is_complete = lines is not None
         if not self.is_complete:
             lines = self._lines(unfinished)
@@ -47,17 +145,17 @@ class Part:
                 begun = 'begun with other weights, constants or questions'
                 log(f'{self.path}: {begun}; it is started afresh')
         self.lines = lines or []  # of before
-        self.written_before = {name: written_at(name) for name in self._parts()}
+        self.modified_before = {name: modified_at(name) for name in self._shards()}
 
-    def _part(self, worker):
-        return f'{self.path}.{worker}-of-{self.workers}'
+    def _shard(self, rank):
+        return f'{self.path}.{rank}-of-{self.world_size}'
 
-    def _parts(self):
-        """Return the names of all parts, also of a run with more or fewer workers."""
+    def _shards(self):
+        """Return the names of all shards, also of a run with more or fewer processes."""
         return glob.glob(f'{glob.escape(self.path)}.*-of-*')
 
     def _refuse_others(self):
-        for name in [self.path, *self._parts()] if self.source else []:
+        for name in [self.path, *self._shards()] if self.source else []:
             try:
                 with open(name, encoding='utf-8') as file:
                     other = json.loads(file.readline()).get('file')
@@ -84,10 +182,10 @@ class Part:
             return None
         sound, checksum = [], zlib.crc32(origin)
         for line in lines:
-            text, _, written = line.rpartition(b', "checksum": "')
+            text, _, expected = line.rpartition(b', "checksum": "')
             text += b'}'
             checksum = zlib.crc32(text, checksum)
-            if written != b'%08x"}' % checksum:
+            if expected != b'%08x"}' % checksum:
                 break
             if text == COMPLETE.encode():
                 return sound
@@ -102,128 +200,123 @@ class Part:
             checksum = zlib.crc32(text.encode(), checksum)
             yield f'{text[:-1]}, "checksum": "{checksum:08x}"}}\n'
 
-    def write(self, told):
-        """Add what is told of the rest as it comes; at the end the part is complete."""
+    def write(self, predictions):
+        """Add the predictions for the rest as they come; at the end the shard is complete."""
         if self.is_complete:
             return
-        unfinished = f'{self.part}.unfinished'
+        unfinished = f'{self.shard}.unfinished'
         try:
             with (
-                alone(unfinished) as check_in_place,
+                lock(unfinished) as check_in_place,
                 open(unfinished, 'a', encoding='utf-8', newline='') as file,
             ):
                 if (self._lines(unfinished) or []) != self.lines:
                     raise UserError(f'{self.path}: another run has been at work here; run again')
                 kept = sum(len(line.encode()) for line in self._with_checksums(self.lines))
                 file.truncate(kept if self.lines else 0)
-                texts = itertools.chain(self.lines, self._texts(told), [COMPLETE])
+                texts = itertools.chain(self.lines, self._texts(predictions), [COMPLETE])
                 lines = self._with_checksums(texts)
                 for line in itertools.islice(lines, len(self.lines) + 1 if self.lines else 0, None):
                     file.write(line)
                     file.flush()
                     os.fsync(file.fileno())
                 check_in_place()  # another run's would pass for a complete one
-                os.replace(unfinished, self.part)
+                os.replace(unfinished, self.shard)
         except OSError as error:
             reason = f'cannot be written ({error.strerror}); make room and run again'
             raise UserError(f'{self.path}: {reason}') from None
 
-    def _texts(self, told):
-        for of_record in told:
+    def _texts(self, predictions):
+        for prediction in predictions:
             if self.source:
-                of_record = {**of_record, 'file': self.source}
-            yield json.dumps(of_record, ensure_ascii=False)
+                prediction = {**prediction, 'file': self.source}
+            yield json.dumps(prediction, ensure_ascii=False)
 
-    def join(self, page=None, as_page=None):
-        """Write what all workers have told, in the records' order, once all are there.
-
-        NAME.jsonl has everything, NAME.tsv the answers, `id<TAB>answer`, and page, a path if given,
-        what `as_page` makes of an iterator of what was told.
-        """
-        names = [self._part(worker) for worker in range(self.workers)]
+    def join(self):
+        """Wait for all shards. Returns the lines of JSON of all, in the records' order."""
+        names = [self._shard(rank) for rank in range(self.world_size)]
         while True:
-            parts = [self._lines(name, complete=True) for name in names]
-            missing = [name for name, part in zip(names, parts, strict=True) if part is None]
+            shards = [self._lines(name, complete=True) for name in names]
+            missing = [name for name, lines in zip(names, shards, strict=True) if lines is None]
             if not missing:
                 break
             for name in missing:
-                if written_at(name) not in (None, self.written_before.get(name)):
+                if modified_at(name) not in (None, self.modified_before.get(name)):
                     other = 'answered with other weights, constants or questions than the first'
                     raise UserError(f'{name}: {other}; give all workers the same')
             log(f'waiting for {", ".join(missing)}')
             time.sleep(5)
-        lines = itertools.chain.from_iterable(itertools.zip_longest(*parts))
-        lines = [line for line in lines if line is not None]
-        write_durably(self.path, ''.join(f'{line}\n' for line in lines))
-        answers = (f'{tab_separated(json.loads(line))}\n' for line in lines)
-        write_durably(f'{self.name}.tsv', ''.join(line for line in answers if line.strip('\n')))
-        if page:
-            write_durably(page, as_page(map(json.loads, lines)))
-        for name in self._parts():
+        lines = itertools.chain.from_iterable(itertools.zip_longest(*shards))
+        return [line for line in lines if line is not None]
+
+    def remove(self):
+        """Remove all shards, once what they are joined to is on the disk."""
+        for name in self._shards():
             os.remove(name)
 
 
-def written_at(path):
-    """Return when a file was written, in nanoseconds; None where there is none."""
+def modified_at(path):
+    """Return when a file was last modified, in nanoseconds; None where there is none."""
     with contextlib.suppress(FileNotFoundError):
         return os.stat(path).st_mtime_ns
 
 
-def one_line(text):
-    """Return a text without what would break a tab-separated line."""
-    return re.sub('[\x00-\x1f\x85\u2028\u2029]', ' ', text)
+def predict_shard(shard, data, predict, scores):
+    """Predict for those records of a Shard that lack it, with a bar on standard error.
 
-
-def tab_separated(told):
-    """Return the line `id<TAB>answer` of what was told of a record; without id it is empty."""
-    return f'{told["id"]}\t{one_line(told["text"])}' if told['id'] else ''
-
-
-def answer_part(part, data, answer, references):
-    """Answer those records of a part that are not answered yet, with a bar on standard error.
-
-    data: list of all records; answer: function of a list of records that yields what is told of
-    each; references: {id: Reference} or None, with which the bar shows the score so far.
+    data: list of all records; predict: function of a list of records that yields the prediction for
+    each; scores: Scores, with which the bar shows the score so far.
     """
-    mine, tally = data[part.worker :: part.workers], Tally()
-    if part.lines:
-        log(f'{part.path}: {len(part.lines)} of {len(mine)} questions are answered already')
+    mine, tally = data[shard.rank :: shard.world_size], Tally()
+    if shard.lines:
+        log(f'{shard.path}: {len(shard.lines)} of {len(mine)} questions are answered already')
     with tqdm(total=len(mine), desc='reading', unit='question', file=sys.stderr) as progress:
 
-        def show(told):
+        def show(prediction):
             progress.update()
-            if references and told['id']:
-                tally.add(one_line(told['text']), references[told['id']])
+            score = scores.of(prediction)
+            if score:
+                tally.add(score)
                 progress.set_postfix(tally.result(), refresh=False)
 
-        def answers():
-            for told in answer(mine[len(part.lines) :]):
-                show(told)
-                note = defect_of(told, f'{os.path.basename(part.name)}.tsv')
+        def rest():
+            for prediction in predict(mine[len(shard.lines) :]):
+                show(prediction)
+                note = defect_of(prediction, f'{os.path.basename(shard.name)}.tsv')
                 if note:
                     tqdm.write(note, file=sys.stderr)  # above the bar
-                yield told
+                yield prediction
 
-        for line in part.lines:
+        for line in shard.lines:
             show(json.loads(line))
-        part.write(answers())
+        shard.write(rest())
 
 
-def defect_of(told, name):
+def defect_of(prediction, name):
     """Return what to say of a record that lacks something, '' if nothing; name: of a file."""
-    if not told['id']:
+    if not prediction['id']:
         line = f'a record without id has no line in {name}'
-        return f'{line}, its question is {told["question"]!r}'
-    if 'error' in told:
-        return f'record {told["id"]!r} has {told["error"]}; it gets the empty answer'
+        return f'{line}, its question is {prediction["question"]!r}'
+    if 'error' in prediction:
+        return f'record {prediction["id"]!r} has {prediction["error"]}; it gets the empty answer'
     return ''
 
 
-def answer_stream(stream, answer):
-    """Yield what is told of records as they come, a dict for each line: all that is there at once.
+# ----------------------------------------------------------------------------- records as they come
 
-    stream: standard input, a JSON record a line; answer: as of `answer_part`. A line that is no
-    record gets {'error': what is wrong with it}. Raises UserError where the stream is closed.
+
+def print_stream(stream, predict, passage_text):
+    """Print the predictions for records as they come, see `predict_stream`, a line of JSON each."""
+    for prediction in predict_stream(stream, predict, passage_text):
+        print(escaped(json.dumps(prediction, ensure_ascii=False)), flush=True)
+
+
+def predict_stream(stream, predict, passage_text):
+    """Yield the prediction for each line as they come: all that are there at once.
+
+    stream: standard input, a JSON record a line; predict: as of `predict_shard`; passage_text: see
+    `records.load_questions`. A line that is no record gets {'error': what is wrong with it}. Raises
+    UserError where the stream is closed.
     """
     if stream is None or getattr(stream, 'closed', False):
         raise UserError('standard input: closed; give records, one line of JSON each')
@@ -233,11 +326,11 @@ def answer_stream(stream, answer):
     except (OSError, AttributeError):  # it is no file, but all in memory
         arriving = [stream.read().encode().splitlines()]
     for lines in arriving:
-        parsed = [parse_line(line, number + i) for i, line in enumerate(lines, 1)]
+        parsed = [parse_line(line, number + i, passage_text) for i, line in enumerate(lines, 1)]
         number += len(lines)
-        told = answer([record for record in parsed if isinstance(record, dict)])
+        predictions = predict([record for record in parsed if isinstance(record, dict)])
         for record in parsed:
-            yield next(told) if isinstance(record, dict) else {'error': record}
+            yield next(predictions) if isinstance(record, dict) else {'error': record}
 
 
 def _arriving(descriptor):
@@ -251,13 +344,3 @@ def _arriving(descriptor):
             yield lines
     if any(pieces):
         yield [b''.join(pieces)]
-
-
-def fingerprint_of(model, *data):
-    """Return the fingerprint of a Keras model's weights, if any, and of lists that JSON can hold.
-
-    Entries and weights are taken one by one: together they are large.
-    """
-    contents = (json.dumps(entry).encode() for entries in data for entry in entries)
-    weights = (weight.numpy() for weight in (model.weights if model else ()))
-    return fingerprint(itertools.chain(contents, weights))

@@ -1,4 +1,4 @@
-"""The process: its streams, signals, packages, and which of several workers it is."""
+"""The process: its streams, signals, packages, exit status, and its rank among several."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,9 @@ import signal
 import sys
 import threading
 
-from evaluate_sogou import UserError, open_closed_streams
+from evaluate_sogou import UserError, exit_status, open_closed_streams
+
+from .files import first_line
 
 # {what pip installs: what is imported}
 PACKAGES = {
@@ -29,6 +31,21 @@ def prepare_process():
     if takes_signals():
         for number in signal.SIGINT, signal.SIGTERM:
             signal.signal(number, signal.default_int_handler)
+
+
+def run(command):
+    """Call a function without arguments as all that the process does. Returns the exit status."""
+    prepare_process()
+    tf = importlib.import_module('.keras2', __package__).tf
+
+    def translated():
+        try:
+            command()
+        except tf.errors.OpError as error:
+            cure = 'run the same command, of all workers, to continue'
+            raise UserError(f'TensorFlow broke off ({first_line(error)}); {cure}') from None
+
+    return exit_status(translated)
 
 
 def takes_signals():
@@ -65,7 +82,7 @@ def _reason(error):
     return errors[-1] if errors else f'{type(error).__name__}: {lines[0]}'
 
 
-def worker_position():
+def rank_and_world_size():
     """Return (k, n): this is worker k of n by TF_CONFIG, 0 of 1 without.
 
     Raises UserError where it makes no sense.

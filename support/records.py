@@ -3,33 +3,46 @@
 import collections
 import json
 import numbers
+import operator
 import os
 import re
 import typing
 
 from evaluate_sogou import Reference, UserError, load_official_answers, log, read_text
 
+from .files import write_durably
 from .formats import NO_ANSWERS, name_of_format
+from .process import rank_and_world_size
 
 DEEPEST = 100  # levels of a record: what Python reads, it might not be able to write
+AS_IT_STANDS = operator.itemgetter('passage')
 
 
-def load_questions(path, labelled=True):
+def load_questions(path, passage_text=AS_IT_STANDS, labelled=True):
     """Read a dataset: a list of {"id", "question", "passages": [{"passage", "answer"}, ...]}.
 
-    Records that lack an id, a question or passages are kept, see `defects`, and named in one line.
-    An answer that is a list becomes its parts, separated by one space. Unless `labelled`, one that
-    is missing or of another type becomes ''. Raises UserError for anything else; it names the
+    passage_text: a function of a passage, a dict, to what is read of it, which takes the place of
+    its "passage". Records that lack an id, a question or passages are kept, see `defects`, and
+    named in one line. An answer that is a list becomes its parts, separated by one space. Unless
+    `labelled`, one that is missing or of another type becomes ''. Raises UserError for anything else; it names the
     format of a public file that convert.py can read.
     """
     try:
-        return _load(path, labelled)
+        records = _load(path, labelled)
     except UserError:
         known = name_of_format(path)
         if not known:
             raise
         convert = f'python data/convert.py {path} NEW.json'
         raise UserError(f'{path}: the format of {known}; convert it first: {convert}') from None
+    for record in records:
+        _take_text(record, passage_text)
+    return records
+
+
+def _take_text(record, passage_text):
+    for passage in record.get('passages') or []:
+        passage['passage'] = passage_text(passage)
 
 
 def _load(path, labelled):
@@ -82,10 +95,11 @@ def _load_json(path, labelled):
         raise UserError(f'{path}: {what}; expected a list of records') from None
 
 
-def parse_line(line, number):
+def parse_line(line, number, passage_text):
     """Return the record that a line of JSON holds, bytes, or what is wrong with it, a str.
 
-    number: of the line. The record is like those of `load_questions`, not labelled.
+    number: of the line; passage_text: see `load_questions`. The record is like those that it
+    returns, not labelled.
     """
     try:
         record = json.loads(line.decode('utf-8-sig' if number == 1 else 'utf-8'))
@@ -94,6 +108,7 @@ def parse_line(line, number):
         return str(error)
     except (RecursionError, ValueError) as error:
         return f'line {number}: not JSON ({error}); expected a record, see data/README.md'
+    _take_text(record, passage_text)
     return record
 
 
@@ -189,16 +204,18 @@ def _kind(value):
     return kinds.get(type(value), 'a number')
 
 
-def as_asked(question, passages):
-    """Return a question and a list of its passages, str, each of which may be {'passage': str}.
+def as_asked(question, passages, passage_text=AS_IT_STANDS):
+    """Return a question and a list of what is read of its passages, str.
 
-    Raises TypeError or ValueError that names what is wrong.
+    passages: str or {'passage': str}; passage_text: see `load_questions`. Raises TypeError or
+    ValueError that names what is wrong.
     """
     # each character of a str would be a passage
     if isinstance(passages, (str, bytes, dict)) or not isinstance(passages, typing.Iterable):
         kind = type(passages).__name__
         raise TypeError(f'passages: expected a list of str, got a {kind}; give [passage]')
-    texts = [each.get('passage') if isinstance(each, dict) else each for each in passages]
+    passages = [each if isinstance(each, dict) else {'passage': each} for each in passages]
+    texts = [passage.get('passage') for passage in passages]
     named = [('question', question), *((f'passages[{i}]', text) for i, text in enumerate(texts))]
     for name, text in named:
         if not isinstance(text, str):
@@ -207,7 +224,7 @@ def as_asked(question, passages):
             raise ValueError(f'{name}: holds half a character, a lone surrogate')
     if not question.strip():
         raise ValueError('question: is empty')
-    return question, texts
+    return question, [*map(passage_text, passages)]
 
 
 def as_width(topk, default):
@@ -221,13 +238,17 @@ def as_width(topk, default):
     return int(topk)
 
 
-def load_order(path, size):
-    """Read a saved random order of `size` records, a list of int; None where there is no file.
+def saved_order(path, drawn):
+    """Return the random order of records that is saved at a path; where there is none, save this.
 
-    Raises UserError where it is of other data.
+    drawn: list of int; of several workers the first one saves it. Raises UserError where the saved
+    one is of other data.
     """
+    size = len(drawn)
     if not os.path.exists(path):
-        return None
+        if rank_and_world_size()[0] == 0:
+            write_durably(path, json.dumps(drawn) + '\n')
+        return drawn
     try:
         order = json.loads(read_text(path))
         if sorted(order) != list(range(size)) or not all(type(i) is int for i in order):
@@ -261,12 +282,13 @@ def dataset_answers(records):
     return references
 
 
-def load_references(official_answers, dataset, records):
+def load_references(files, records):
     """Return {id: Reference}: the official answers if that file exists, else the passages' own.
 
-    official_answers, dataset: paths; records: those of the dataset. Raises UserError where an id
-    has no answer.
+    files: settings.Files; records: those to validate on. Raises UserError where an id has no
+    answer.
     """
+    official_answers, dataset = files.official_answers, files.sogouqa
     if not os.path.isfile(official_answers):
         name = os.path.basename(official_answers)
         log(f'scoring against the answers in {dataset}: no {name} beside it')

@@ -1,4 +1,4 @@
-"""What the reader told of many questions, as a page to look at; not how it is found."""
+"""Predictions for many questions, as a page to look at; not how they are made."""
 
 import base64
 import collections
@@ -9,9 +9,9 @@ import os
 import re
 import unicodedata
 
-from evaluate_sogou import Tally, norm
+from evaluate_sogou import norm
 
-from .predictions import one_line
+from .files import one_line
 
 TEMPLATE = os.path.join(os.path.dirname(__file__), 'report.html')
 KINDS = {  # what went wrong, and what that means; the first one that fits
@@ -25,50 +25,59 @@ KINDS = {  # what went wrong, and what that means; the first one that fits
 }
 
 
-def as_page(data, told, references, tokens_of, read_length, shown):
-    """Return the page, HTML in one str without any link to something outside.
+class Page:
+    """The page: the first questions that are added to it, and the counts of all.
 
-    data: list of records; told: iterable of what the reader told of each, see `answers.as_record`;
     references: {id: Reference}, or None where right answers are not known; tokens_of: function of a
-    list of token ids to a list of str; read_length: characters of a passage that are read at most;
-    shown: how many questions are on the page, the first ones. Score and counts are over all.
+    list of token ids to a list of str; constants: `report`, how many questions the page has, and
+    `max_p_len`, of which it is said how much of a passage is read.
     """
-    tally, answered, questions = Tally(), 0, []
-    outcomes, kinds = collections.Counter(), collections.Counter()
-    for record, of_record in zip(data, told, strict=True):
-        reference = references.get(of_record['id']) if references and of_record['id'] else None
-        outcome, kind = 'answered' if of_record['text'] else 'no answer', None
+
+    def __init__(self, references, tokens_of, constants):
+        self.references, self.tokens_of = references, tokens_of
+        self.size, self.read_length = constants.report, constants.max_p_len - 2
+        self.questions, self.outcomes = [], collections.Counter()
+        self.kinds = collections.Counter()
+
+    def add(self, record, prediction, score):
+        """Add the prediction for a record, and its Score, None where the answer is not known."""
+        reference = self.references[prediction['id']] if score else None
+        outcome, kind = 'answered' if prediction['text'] else 'no answer', None
         if reference:
-            answered += outcome == 'answered'
-            outcome, kind = _judge(record, of_record, reference, read_length, tally)
-        outcomes[outcome] += 1
-        kinds[kind] += 1
-        if len(questions) < shown:
-            told_of = _question(record, of_record, reference, tokens_of)
-            questions.append({**told_of, 'outcome': outcome, 'kind': kind})
-    names = [] if references is None else ['right', 'partly right', 'wrong']
-    names += ['answered'] if outcomes['answered'] or references is None else []  # not scored
-    score = {**tally.result(), 'Answered': answered / max(tally.total, 1)}
-    content = {
-        'total': sum(outcomes.values()),
-        'score': None if references is None else score,
-        'outcomes': [[name, outcomes[name]] for name in (*names, 'no answer')],
-        'kinds': [[k, KINDS[k].format(read_length), kinds[k]] for k in KINDS if kinds[k]],
-        'questions': questions,
-    }
-    return _fill_in(content)
+            outcome, kind = _judge(record, prediction, reference, score, self.read_length)
+        self.outcomes[outcome] += 1
+        self.kinds[kind] += 1
+        if len(self.questions) < self.size:
+            shown = _question(record, prediction, reference, self.tokens_of)
+            self.questions.append({**shown, 'outcome': outcome, 'kind': kind})
+
+    def as_html(self, result):
+        """Return the page, HTML in one str without any link to something outside.
+
+        result: the score of all as it is printed, None where right answers are not known.
+        """
+        names = [] if result is None else ['right', 'partly right', 'wrong']
+        names += ['answered'] if self.outcomes['answered'] or result is None else []  # not scored
+        kinds = [kind for kind in KINDS if self.kinds[kind]]
+        content = {
+            'total': sum(self.outcomes.values()),
+            'score': result,
+            'outcomes': [[name, self.outcomes[name]] for name in (*names, 'no answer')],
+            'kinds': [[k, KINDS[k].format(self.read_length), self.kinds[k]] for k in kinds],
+            'questions': self.questions,
+        }
+        return _fill_in(content)
 
 
-def _judge(record, of_record, reference, read_length, tally):
-    """Score an answer with a Tally. Returns its outcome and what went wrong, None if nothing."""
-    answer = one_line(of_record['text'])
-    score = tally.add(answer, reference)
+def _judge(record, prediction, reference, score, read_length):
+    """Return the outcome of a prediction and what went wrong, None if nothing."""
     if score.correct:
         return 'right', None
     passages = [passage['passage'][:read_length] for passage in record.get('passages') or []]
-    kind = _kind_of(answer, reference.variants, passages, _votes(record, of_record))
-    outcome = 'partly right' if score.f1 else 'wrong' if of_record['text'] else 'no answer'
-    return outcome, kind
+    answer, votes = one_line(prediction['text']), _votes(record, prediction)
+    kind = _kind_of(answer, reference.variants, passages, votes)
+    wrong = 'wrong' if prediction['text'] else 'no answer'
+    return 'partly right' if score.f1 else wrong, kind
 
 
 def _kind_of(answer, variants, passages, votes):
@@ -87,8 +96,8 @@ def _kind_of(answer, variants, passages, votes):
         return 'too short'
     if not votes:
         return 'no votes'
-    took_part = any(votes[i]['took_part'] for i in holding)
-    return 'outvoted' if took_part else 'a passage that holds it left'
+    has_answer = any(votes[i]['has_answer'] for i in holding)
+    return 'outvoted' if has_answer else 'a passage that holds it left'
 
 
 def _letters(text):
@@ -97,50 +106,50 @@ def _letters(text):
     return ''.join(each for each in text if unicodedata.category(each)[0] in 'LN')
 
 
-def _votes(record, of_record):
+def _votes(record, prediction):
     """Return the votes, one for each of the record's passages, or none."""
-    votes = of_record.get('votes') or []  # of other passages where the script asks otherwise
+    votes = prediction.get('votes') or []  # of other passages where the script asks otherwise
     return votes if len(votes) == len(record.get('passages') or []) else []
 
 
-def _question(record, of_record, reference, tokens_of):
+def _question(record, prediction, reference, tokens_of):
     """Return what the page says of a question but how it was judged."""
-    entry = {name: of_record.get(name) for name in ('id', 'question', 'text', 'error')}
+    entry = {name: prediction.get(name) for name in ('id', 'question', 'text', 'error')}
     if reference:
         entry.update(gold=reference.answer, variants=reference.variants)
-    if 'error' not in of_record:
-        entry['tokens'] = [*tokens_of(of_record['token_ids']), '[SEP]']
-        entry['place'] = of_record['passage'] if _votes(record, of_record) else None
+    if 'error' not in prediction:
+        entry['tokens'] = [*tokens_of(prediction['token_ids']), '[SEP]']
+        entry['place'] = prediction['passage'] if _votes(record, prediction) else None
         entry['candidates'] = [
             [each['text'], _rounded(each['score']), _rounded(each['log_score']), each['finished']]
-            for each in of_record['candidates']
+            for each in prediction['candidates']
         ]
-    entry['passages'] = [*_passages(record, of_record)]
+    entry['passages'] = [*_passages(record, prediction)]
     return entry
 
 
-def _passages(record, of_record):
+def _passages(record, prediction):
     """Yield each passage, in pieces of which every second one is the answer, by their votes."""
-    passages, votes = record.get('passages') or [], _votes(record, of_record)
+    passages, votes = record.get('passages') or [], _votes(record, prediction)
 
     def rank(i):  # by what it gave to all tokens; not asked; left
-        if not votes[i]['took_part']:
-            return 2, votes[i]['no_answer']
-        return (0, -math.prod(votes[i]['probas'])) if votes[i]['probas'] else (1, 0)
+        if not votes[i]['has_answer']:
+            return 2, votes[i]['no_answer_prob']
+        return (0, -math.prod(votes[i]['token_probs'])) if votes[i]['token_probs'] else (1, 0)
 
     for i in sorted(range(len(passages)), key=rank if votes else None):
-        passage, answer = passages[i]['passage'], of_record['text']
+        passage, answer = passages[i]['passage'], prediction['text']
         pieces = re.split(f'({re.escape(answer)})', passage) if answer else [passage]
-        if votes and i == of_record['passage']:
-            start, end = of_record['start'], of_record['end']
+        if votes and i == prediction['passage']:
+            start, end = prediction['start'], prediction['end']
             pieces = [passage[:start], passage[start:end], passage[end:]]
         entry = {'number': i + 1, 'pieces': pieces}
         if passages[i].get('answer'):
             entry['label'] = passages[i]['answer']
-        if votes and not votes[i]['took_part']:
-            entry['left'] = _rounded(votes[i]['no_answer'])
+        if votes and not votes[i]['has_answer']:
+            entry['left'] = _rounded(votes[i]['no_answer_prob'])
         elif votes:
-            entry['probas'] = [*map(_rounded, votes[i]['probas'])]
+            entry['token_probs'] = [*map(_rounded, votes[i]['token_probs'])]
         yield entry
 
 

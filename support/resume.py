@@ -12,7 +12,7 @@ import time
 
 from evaluate_sogou import UserError, log, read_text
 
-from .files import durable, fingerprint, first_line, plainly_named
+from .files import digest, durable_write, first_line, plainly_named
 from .keras2 import keras, tf
 from .process import takes_signals
 
@@ -65,7 +65,7 @@ class Backups:
         backup, afresh = self.paths()[-1], 'start afresh with another output_dir'
         try:
             saved = json.loads(read_text(os.path.join(backup, 'state.json')))
-            if saved.pop('fingerprint', None) != _fingerprint(saved, backup):
+            if saved.pop('digest', None) != _digest(saved, backup):
                 raise ValueError('it is not as it was written')
             for name, value in self.fixed.items():
                 before = saved['fixed'].get(name)
@@ -91,7 +91,7 @@ class Backups:
         if not self.is_chief or os.path.exists(path):
             return
         self.check()
-        with durable(path) as folder:
+        with durable_write(path) as folder:
             os.mkdir(folder)
             try:
                 with plainly_named(os.path.join(folder, 'weights')) as plain:
@@ -99,7 +99,7 @@ class Backups:
             except tf.errors.OpError as error:
                 raise OSError(first_line(error)) from None
             saved = {'state': vars(self.state), 'fixed': self.fixed}
-            saved['fingerprint'] = _fingerprint(saved, folder)
+            saved['digest'] = _digest(saved, folder)
             with open(os.path.join(folder, 'state.json'), 'w', encoding='utf-8') as file:
                 json.dump(saved, file, ensure_ascii=False)
         self._remove_others(path)
@@ -110,10 +110,10 @@ class Backups:
                 (os.remove if os.path.islink(backup) else shutil.rmtree)(backup)
 
 
-def _fingerprint(saved, folder):
-    """Return the fingerprint of what state.json holds and of all weights: TensorFlow's index."""
+def _digest(saved, folder):
+    """Return the digest of what state.json holds and of all weights: TensorFlow's index."""
     with open(os.path.join(folder, 'weights.index'), 'rb') as file:
-        return fingerprint([json.dumps(saved).encode(), file.read()])
+        return digest([json.dumps(saved).encode(), file.read()])
 
 
 class BackUp(keras.callbacks.Callback):

@@ -5,7 +5,7 @@ import os
 
 from evaluate_sogou import UserError
 
-from .files import durable, first_line, make_folder, plainly_named
+from .files import durable_write, first_line, make_folder, plainly_named
 from .keras2 import tf
 from .unilm import UniLM
 
@@ -16,10 +16,10 @@ class NextToken(tf.Module):
     In float32, and without a cache: a server keeps nothing from one request to the next.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, mask):
         super().__init__()
         self.variables_of_bert = model.weights
-        self.unilm = UniLM(model)
+        self.unilm = UniLM(model, mask)
         ids, counts = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)
         signature = [
             tf.TensorSpec(spec.shape, spec.dtype, name)
@@ -39,16 +39,17 @@ class NextToken(tf.Module):
         return {'probas': tf.nn.softmax(self.unilm.logits(tf.gather(x, last)))}
 
 
-def export(folder, model, tokenizer, constants):
+def export(folder, reader, mask):
     """Write a SavedModel to a new folder, with vocab.txt, the tokens by their ids, and constants.
 
-    Raises UserError where the folder exists or cannot be written.
+    reader: ReadingComprehension; mask: see `UniLM`. Raises UserError where the folder exists or
+    cannot be written.
     """
     if os.path.exists(folder):
         raise UserError(f'{folder}: exists; choose another folder, or remove it')
     make_folder(os.path.dirname(os.path.abspath(folder)))  # TensorFlow Serving wants NAME/1
-    with durable(folder) as temporary:
-        module = NextToken(model)
+    with durable_write(folder) as temporary:
+        module = NextToken(reader.model, mask)
         try:
             os.mkdir(temporary)
             with plainly_named(os.path.join(temporary, 'vocab.txt')) as plain:
@@ -56,7 +57,8 @@ def export(folder, model, tokenizer, constants):
                 tf.saved_model.save(module, os.path.dirname(plain), signatures)
         except tf.errors.OpError as error:
             raise OSError(first_line(error)) from None
-        tokens = ''.join(f'{token}\n' for token in tokenizer._token_dict)
-        for name, text in ('vocab.txt', tokens), ('constants.json', json.dumps(vars(constants))):
+        tokens = ''.join(f'{token}\n' for token in reader.tokenizer._token_dict)
+        constants = json.dumps(vars(reader.constants))
+        for name, text in ('vocab.txt', tokens), ('constants.json', constants):
             with open(os.path.join(temporary, name), 'w', encoding='utf-8') as file:
                 file.write(text)

@@ -1,8 +1,7 @@
 """The command line over a class of constants: types, checks, overrides, and the files they mean.
 
-A constant's type says everything about it: `Whole[1]`, `Positive`, `Path`, a Literal, or plain int,
-float, str, bool; `MayDiffer[...]` where a run may be continued with another value, `Trained[...]`
-where a reader keeps the one that it was trained with.
+A constant's type says what is allowed: `Whole[1]`, `Positive`, `Path`, a Literal, or plain int,
+float, str, bool.
 """
 
 import argparse
@@ -45,12 +44,8 @@ class Whole:
         return typing.Annotated[int, rule]
 
 
-MAY_DIFFER = 'may differ when a run is continued'
 Positive = typing.Annotated[float, Rule('a number above 0', lambda value: 0 < value < math.inf)]
 Path = typing.Annotated[str, Rule('a path in quotes', lambda value: True)]
-MayDiffer = typing.Annotated[typing.TypeVar('T'), MAY_DIFFER]
-TRAINED = 'holds for what was trained with it'
-Trained = typing.Annotated[typing.TypeVar('T'), TRAINED]
 PLAIN = {
     int: Rule('a whole number', lambda value: True),
     float: Rule('a number', math.isfinite),
@@ -62,7 +57,7 @@ PLAIN = {
 def constants(owner):
     """Make a class of constants a frozen dataclass; what it cannot be is an error of one line."""
     try:
-        for name, (_, rule, _) in kinds(owner).items():
+        for name, (_, rule) in rules(owner).items():
             value = getattr(owner, name)
             if type(value).__hash__ is None:  # a list, say, which dataclasses refuse
                 raise UserError(f'{name} = {value!r:.80}: expected {rule.expected}')
@@ -72,38 +67,53 @@ def constants(owner):
     return dataclasses.dataclass(frozen=True)(owner)
 
 
-def kinds(constants):
-    """Return {name: (Python type, Rule, MAY_DIFFER, TRAINED or '')} of a class of constants."""
+def rules(constants):
+    """Return {name: (Python type, Rule)} of a class of constants."""
     found = {}
     for name, hint in typing.get_type_hints(constants, include_extras=True).items():
-        marks = ()
+        rule = PLAIN.get(hint)
         if typing.get_origin(hint) is typing.Annotated:
-            hint, *marks = typing.get_args(hint)
-        rules = [mark for mark in marks if isinstance(mark, Rule)]
-        if typing.get_origin(hint) is typing.Literal:
+            hint, rule = typing.get_args(hint)
+        elif typing.get_origin(hint) is typing.Literal:
             choices = typing.get_args(hint)
-            rules = [Rule(' or '.join(map(repr, choices)), choices.__contains__)]
+            rule = Rule(' or '.join(map(repr, choices)), choices.__contains__)
             hint = type(choices[0])
-        if hint not in PLAIN:
+        if not rule:
             raise UserError(f'{name}: {hint} is no type for a constant, see support/settings.py')
-        words = [mark for mark in marks if isinstance(mark, str)]
-        found[name] = hint, rules[0] if rules else PLAIN[hint], ''.join(words)
+        found[name] = hint, rule
     return found
 
 
 def check(constants):
     """Raise UserError for a constant of the wrong type or range."""
-    for name, (python, rule, _) in kinds(type(constants)).items():
+    for name, (python, rule) in rules(type(constants)).items():
         value = getattr(constants, name)
         of_type = type(value) is python or (python is float and type(value) is int)
         if not of_type or not rule.allows(value):
             raise UserError(f'{name} = {value!r:.80}: expected {rule.expected}')
 
 
+# a run may be resumed with another value of these
+MAY_DIFFER = (
+    'data_dir', 'train_data', 'valid_data', 'config_path', 'checkpoint_path', 'dict_path',
+    'output_dir', 'epochs', 'accumulate_steps', 'backup_minutes', 'report',
+)  # fmt: skip
+# what was trained is read with the values that it was trained with, unless others are given
+TRAINED = 'max_p_len', 'passage_stride', 'max_q_len', 'max_a_len', 'mode'
+
+
+def check_names(constants):
+    """Raise UserError where one of the lists above has a name that no constant has."""
+    unknown = [name for name in MAY_DIFFER + TRAINED if name not in rules(constants)]
+    if unknown:
+        line = f'{", ".join(unknown)}: no constant has this name'
+        raise UserError(f'{line}; mend MAY_DIFFER and TRAINED in support/settings.py')
+
+
 def fixed(constants):
-    """Return {name: value} of the constants that a run must be continued with."""
-    every = kinds(type(constants)).items()
-    return {name: getattr(constants, name) for name, (*_, word) in every if word != MAY_DIFFER}
+    """Return {name: value} of the constants that a run must be resumed with."""
+    every = vars(constants).items()
+    return {name: value for name, value in every if name not in MAY_DIFFER}
 
 
 # -------------------------------------------------------------------------------- the command line
@@ -116,7 +126,9 @@ class CommandLine(typing.NamedTuple):
     path: str | None  # the questions of predict, '-' for standard input; the folder of export
     question: str | None  # of predict, with its passages, a list of str
     passages: list | None
-    given: dict  # {constant: value}
+    overrides: dict  # {constant: value}
+    constants: object  # the ones in effect
+    files: tuple  # the Files that they mean
 
 
 COMMANDS = {
@@ -127,12 +139,23 @@ COMMANDS = {
 }
 
 
-def parse_command_line(arguments, constants, description):
-    """Read a command line, a list of str or None for the process's own.
+def read_command_line(constants, description, arguments=None):
+    """Read a command line, and say in a line each what differs from the constants as they stand.
 
-    constants: the class; description: what --help prints above its source. Returns a CommandLine.
-    Raises UserError for what it cannot read.
+    constants: the class; description: what --help prints above its source; arguments: a list of
+    str, None for the process's own. Returns a CommandLine. Raises UserError for what it cannot
+    read, and where anything else is in the way of work, see `require_packages`.
     """
+    *own, overrides = parse(constants, description, arguments)
+    chosen, files, notes = configure(constants, overrides, own[0])
+    require_packages()
+    for note in notes:
+        log(note)
+    return CommandLine(*own, overrides, chosen, files)
+
+
+def parse(constants, description, arguments=None):
+    """Return the first fields of a CommandLine, down to the overrides."""
     parser = Parser(
         usage='%(prog)s {train,eval,predict FILE,export FOLDER} [--constant=value ...]',
         description=description,
@@ -146,50 +169,46 @@ def parse_command_line(arguments, constants, description):
     parser.add_argument('(path)', metavar='path', nargs='?', **hidden)
     parser.add_argument('--question', dest='(question)', **hidden)
     parser.add_argument('--passage', dest='(passages)', action='append', **hidden)
-    names = kinds(constants)
-    for name, (python, *_) in names.items():
+    names = rules(constants)
+    for name, (python, _) in names.items():
         convert = true_or_false if python is bool else python
         parser.add_argument(f'--{name}', type=convert, default=argparse.SUPPRESS, **hidden)
     options, unknown = parser.parse_known_intermixed_args(arguments)
-    given = vars(options)
-    own = [given.pop(f'({name})') for name in ('command', 'path', 'question', 'passages')]
-    line = CommandLine(*own, given)
+    overrides = vars(options)
+    own = [overrides.pop(f'({name})') for name in ('command', 'path', 'question', 'passages')]
     surplus = unknown and not unknown[0].startswith('-')
-    if surplus or not _is_complete(line):
-        last = ''.join(f'{word}: ' for word in [*filter(None, [line.path]), *unknown][-1:])
-        takes = f'{line.command} takes {COMMANDS[line.command]}'
+    if surplus or not _is_complete(*own):
+        command, path, *_ = own
+        last = ''.join(f'{word}: ' for word in [*filter(None, [path]), *unknown][-1:])
+        takes = f'{command} takes {COMMANDS[command]}'
         raise UserError(f'{last}{takes}; see --help')
     if unknown:
         name = unknown[0].removeprefix('--').partition('=')[0]
         nearest = difflib.get_close_matches(name, names, 1, 0)[0]
         nearest = f'the nearest constant is --{nearest}='
         raise UserError(f'{unknown[0]}: unknown; {nearest}, see --help')
-    return line
+    return *own, overrides
 
 
-def _is_complete(line):
+def _is_complete(command, path, question, passages):
     """Whether a command has all that it takes, and nothing else."""
-    has_path, asks = line.path is not None, bool(line.question and line.passages)
-    if line.command == 'predict' and not has_path:
+    has_path, asks = path is not None, bool(question and passages)
+    if command == 'predict' and not has_path:
         return asks
-    says_more = line.question is not None or line.passages is not None
-    return has_path == (line.command in ('predict', 'export')) and not says_more
+    says_more = question is not None or passages is not None
+    return has_path == (command in ('predict', 'export')) and not says_more
 
 
 def read_early(constants, description):
-    """End the process where its command line asks for help or anything is in the way of work."""
+    """Return the CommandLine of this process, or end it where there is none to follow."""
     prepare_process()
     for number in signal.SIGINT, signal.SIGTERM:  # which say nothing while TensorFlow is imported
         signal.signal(number, signal.SIG_DFL)
-
-    def read():
-        line = parse_command_line(None, constants, description)
-        configure(constants, line.given, line.command)
-        require_packages()
-
-    status = exit_status(read)
+    lines = []
+    status = exit_status(lambda: lines.append(read_command_line(constants, description)))
     if status:
         sys.exit(status)
+    return lines[0]
 
 
 def true_or_false(text):
@@ -210,18 +229,19 @@ DEMO_BERT = (
 )
 
 
-def configure(constants, given, command='train'):
-    """Make the constants that are meant: those of the class, others given, the demo's own.
+def configure(constants, overrides, command='train'):
+    """Make the constants that are meant: those of the class, the overrides, the demo's own.
 
-    All but `train` take those marked Trained, configuration and vocabulary from `output_dir`, where
-    `train` has left them. constants: the class; given: {name: value}. Returns (an object of the
+    All but `train` take those in TRAINED, configuration and vocabulary from `output_dir`, where
+    `train` has left them. constants: the class; overrides: {name: value}. Returns (an object of the
     class, Files, a list of lines that say what differs from the class). Raises UserError for a
     value that is not allowed.
     """
-    chosen = constants(**given)
+    check_names(constants)
+    chosen = constants(**overrides)
     check(chosen)
     notes = []
-    for name, value in given.items():
+    for name, value in overrides.items():
         usual = getattr(constants, name)
         notes.append(f'{name} = {value!r}' + f' instead of {usual!r}' * (value != usual))
     files = locate_files(chosen, command)
@@ -229,14 +249,14 @@ def configure(constants, given, command='train'):
     if command != 'train':
         config = os.path.join(chosen.output_dir, CONFIG)
         for name, value in _trained_with(chosen, config).items():
-            if name not in given and getattr(chosen, name) != value:
+            if name not in overrides and getattr(chosen, name) != value:
                 changes[name] = value, f'by {config}'
     reads_demo = chosen.valid_data == 'auto'
     if files.demo and (command == 'train' or (command == 'eval' and reads_demo)):
         notes.insert(0, DEMO if reads_demo else DEMO_BERT)
         own_values = json.loads(read_text(os.path.join(DATA, 'demo', 'constants.json')))
         for name, own in own_values.items():
-            if name not in given and getattr(chosen, name) == own['instead_of']:
+            if name not in overrides and getattr(chosen, name) == own['instead_of']:
                 changes[name] = own['value'], 'for the demo'
     for name, (value, why) in changes.items():
         notes.append(f'{name} = {value!r} instead of {getattr(chosen, name)!r}, {why}')
@@ -245,13 +265,12 @@ def configure(constants, given, command='train'):
 
 
 def _trained_with(constants, config):
-    """Return {name: value} of the constants marked Trained that `write_config` wrote."""
+    """Return {name: value} of the constants in TRAINED as `write_config` wrote them."""
     if not os.path.exists(config):
         return {}
     try:
-        written = json.loads(read_text(config))['constants']
-        marked = [name for name, (*_, word) in kinds(type(constants)).items() if word == TRAINED]
-        values = {name: written[name] for name in marked if name in written}
+        trained = json.loads(read_text(config))['constants']
+        values = {name: trained[name] for name in TRAINED if name in trained}
         check(dataclasses.replace(constants, **values))
     except (ValueError, TypeError, KeyError, RecursionError, UserError) as error:
         what = f'not what train writes ({type(error).__name__}: {error})'
@@ -308,6 +327,13 @@ def locate_files(constants, command='train'):
     if constants.train_data != 'auto':
         files = files._replace(webqa=constants.train_data)
     return files._replace(**{name: path for name, path in given.items() if path != 'auto'})
+
+
+def require_order(constants):
+    """Raise UserError where validation questions are to be split off in an order that has gone."""
+    order = os.path.join(constants.output_dir, 'random_order.json')
+    if constants.valid_data == 'auto' and not os.path.exists(order):
+        raise UserError(f'{order}: no such file; copy it from where the weights were trained')
 
 
 def train_paths(constants, files):

@@ -1,7 +1,9 @@
-"""Windows of a passage, and an answer's place in it: from tokens back to characters."""
+"""A question as it is read, long passages in windows, and an answer's place in its passage."""
 
 import typing
 import unicodedata
+
+from evaluate_sogou import UserError
 
 
 class Window(typing.NamedTuple):
@@ -12,35 +14,63 @@ class Window(typing.NamedTuple):
     token_ids: list  # with [CLS] and [SEP]
 
 
+class Question(typing.NamedTuple):
+    """A question and its passages, as text and as token ids."""
+
+    passages: list  # of str
+    unified: list  # of str, as they are tokenized, character by character
+    windows: list  # of Window, what is read of the passages
+    q_token_ids: list  # of int, with its [SEP]
+
+    @property
+    def p_token_ids(self):
+        """The token ids of each window, a list of lists."""
+        return [window.token_ids for window in self.windows]
+
+    @property
+    def tokens(self):
+        """How many tokens are read."""
+        return sum(len(token_ids) + len(self.q_token_ids) for token_ids in self.p_token_ids)
+
+
 def window_starts(length, size, stride):
     """Return where windows of `size` begin in a text, a new one after every `stride`: a range.
 
-    None begins after one that reached the end; stride: 0 for the first window alone.
+    None begins after one that reached the end; stride: 0 for the first window alone. Raises
+    UserError for a stride that would leave some of the text unread.
     """
+    if stride > size:
+        raise UserError(f'passage_stride = {stride}: leaves tokens unread; at most {size}')
     return range(0, max(length - size + stride, 1), stride) if stride else range(1)
 
 
-def windows_of(number, token_ids, size, stride):
-    """Cut a passage into Windows of `size` tokens, see `window_starts`.
+def draw_window(passage, rng, constants):
+    """Draw one of the windows that are read of a passage; here its tokens are its characters."""
+    starts = window_starts(len(passage), constants.max_p_len - 2, constants.passage_stride)
+    return passage[starts[rng.integers(len(starts))] :]
 
-    number: of the passage; token_ids: with [CLS] and [SEP], as those of a window, which count in
-    `size`.
+
+def windows_of(p_token_ids, constants):
+    """Cut passages into Windows of `max_p_len` tokens, a new one after every `passage_stride`.
+
+    p_token_ids: of whole passages, a list of lists, each with [CLS] and [SEP], as a window.
     """
-    (first, *text, last), size = token_ids, size - 2
-    starts = window_starts(len(text), size, stride)
-    return [Window(number, i, [first, *text[i : i + size], last]) for i in starts]
+    windows, size = [], constants.max_p_len - 2
+    for number, (first, *text, last) in enumerate(p_token_ids):
+        for start in window_starts(len(text), size, constants.passage_stride):
+            windows.append(Window(number, start, [first, *text[start : start + size], last]))
+    return windows
 
 
-def find_span(tokenizer, passage, window, answer):
+def find_span(tokenizer, passage, window, token_ids):
     """Find the first place of an answer's tokens in a window of a passage.
 
-    passage: str, as it was tokenized; window: Window; answer: list of int. Returns (start, end), in
-    characters of the passage; None where it does not stand there.
+    passage: str, as it was tokenized; window: Window; token_ids: of the answer, list of int.
+    Returns (start, end), in characters of the passage; None where it does not stand there.
     """
-    token_ids = window.token_ids
-    text, length = token_ids[1:-1], len(answer)
-    for start in range(len(text) - length + 1) if answer else ():
-        if text[start : start + length] == answer:
+    text, length = window.token_ids[1:-1], len(token_ids)
+    for start in range(len(text) - length + 1) if token_ids else ():
+        if text[start : start + length] == token_ids:
             first = window.start + start
             span = _characters(tokenizer, passage, first, first + length)
             if span:

@@ -3,6 +3,18 @@
 import math
 import os
 import re
+import sys
+
+
+def print_answer(answer, passages, tokenizer):
+    """Print an Answer; passages: list of str, what was read of them."""
+    tokens = [*tokenizer.ids_to_tokens(answer.token_ids), '[SEP]']
+    print(as_text(passages, answer, tokens, has_colour(sys.stdout)))
+
+
+def print_lines(text):
+    """Print lines, for a terminal without what it would take for a command."""
+    print(lines_for(sys.stdout, text), end='', flush=True)
 
 
 def as_text(passages, answer, tokens, colour):
@@ -18,12 +30,12 @@ def as_text(passages, answer, tokens, colour):
         lines.append(f'    or: {_visible(candidate.text)}{_scored(candidate)}{finished}')
 
     def rank(i):
-        return not answer.votes[i].took_part, -math.prod(answer.votes[i].probas)
+        return not answer.votes[i].has_answer, -math.prod(answer.votes[i].token_probs)
 
     for i in sorted(range(len(passages)), key=rank):
         vote, passage, text = answer.votes[i], _visible(passages[i]), _visible(answer.text)
-        if not vote.took_part:
-            lines.append(f'passage {i + 1} left: no answer {vote.no_answer:.2f}')
+        if not vote.has_answer:
+            lines.append(f'passage {i + 1} left: no answer {vote.no_answer_prob:.2f}')
             lines.append(f'  {fade.format(passage)}')
             continue
         if i == answer.passage:
@@ -31,9 +43,9 @@ def as_text(passages, answer, tokens, colour):
             passage = passage[:start] + mark.format(passage[start:end]) + passage[end:]
         elif text:
             passage = passage.replace(text, mark.format(text))
-        given = zip(tokens, vote.probas, strict=False)  # none where it was not asked
-        probas = '  '.join(f'{_visible(token)} {proba:.2f}' for token, proba in given)
-        lines.append(f'passage {i + 1} votes: {probas}' if probas else f'passage {i + 1}')
+        pairs = zip(tokens, vote.token_probs, strict=False)  # none where it was not asked
+        votes = '  '.join(f'{_visible(token)} {prob:.2f}' for token, prob in pairs)
+        lines.append(f'passage {i + 1} votes: {votes}' if votes else f'passage {i + 1}')
         lines.append(f'  {passage}')
     return '\n'.join(lines)
 

@@ -14,12 +14,29 @@ import numpy as np
 
 from evaluate_sogou import UserError, cannot_write, log
 
-from .files import fingerprint, first_line, write_durably
-from .keras2 import keras, tf
-from .process import worker_position
+from .batches import Batches
+from .bert import bert_digest, load_best, save_best
+from .files import digest, digest_of, first_line, folder_lock, make_folder, write_durably
+from .keras2 import bert4keras, keras, tf
+from .process import rank_and_world_size
 from .resume import BackUp, Backups, State, Stop
+from .settings import fixed, write_config
 from .terminal import is_terminal
 from .unilm import UniLM
+
+
+@contextlib.contextmanager
+def only_one(constants):
+    """Be the only training in `output_dir`, which is made; the first worker is, of several.
+
+    Yields TensorFlow's strategy. Raises UserError where another is at work.
+    """
+    strategy = choose_strategy()  # of several workers, before anything else
+    make_folder(constants.output_dir)
+    is_chief = rank_and_world_size()[0] == 0
+    with folder_lock(constants.output_dir) if is_chief else contextlib.nullcontext():
+        keras.utils.set_random_seed(constants.seed)
+        yield strategy
 
 
 def choose_strategy():
@@ -31,56 +48,59 @@ def choose_strategy():
 
 
 class Trainer(keras.Model):
-    """Trains bert4keras's model by a loss of answer tokens, averaged over all those of a batch.
+    """Trains bert4keras's model by a loss that is a mean over all tokens of the answers of a batch.
 
-    The average is over the whole batch, however many devices and parts it is computed in. Nothing
-    is computed that it does not depend on: no padding, no vocabulary but for tokens of the answer.
+    The mean is over the whole batch, however many devices and parts it is computed in. Nothing is
+    computed that it does not depend on: no padding, no vocabulary but for tokens of the answer.
 
-    model: bert4keras's; cross_entropy: a function of labels, int32 [tokens], and logits, float32
-    [tokens, vocab], that returns float32 [tokens]; constants: precision, accumulate_steps, seed.
+    model: bert4keras's; mask: see `UniLM`; cross_entropy: what has the methods `targets` and
+    `compute_loss`, see `CrossEntropy` of the script; constants: precision, accumulate_steps, seed.
     """
 
-    def __init__(self, model, cross_entropy, optimizer, constants):
+    def __init__(self, model, mask, cross_entropy, optimizer, constants):
         super().__init__()
-        self.trained, self.unilm = model, UniLM(model, constants.precision, training=True)
-        self.cross_entropy, self.seed = cross_entropy, constants.seed
-        self.accumulate_steps = constants.accumulate_steps
+        self.trained, self.unilm = model, UniLM(model, mask, constants.precision, training=True)
+        self.cross_entropy, self.constants = cross_entropy, constants
         dropouts = [layer.rate for layer in model.layers if layer.name == 'Embedding-Dropout']
         self.dropout_rate = sum(dropouts)
+        set_schedule(optimizer, constants)
         # now, or a backup could be read but not written
         optimizer._create_all_weights(model.trainable_weights)
         self.stopping = tf.Variable(0.0, trainable=False)  # whether this worker was asked to: 0, 1
         self.compile(optimizer=optimizer)
 
-    def losses(self, token_ids, segment_ids, drop=tf.identity):
-        """Return the loss of each answer token, float32 [answer tokens], of a padded batch."""
+    def part_loss(self, token_ids, segment_ids, targets, total, drop=tf.identity):
+        """Return the loss of a part of a padded batch; targets: y_true and y_mask of the part."""
         lengths = tf.math.count_nonzero(token_ids, 1, dtype=tf.int32)  # [rows]
         answers = tf.reduce_sum(segment_ids, 1)  # [rows]
         # the last [SEP] is predicted only
         is_read = tf.sequence_mask(lengths - 1, tf.shape(token_ids)[1])
         packed = tf.boolean_mask(token_ids, is_read)
         x, _ = self.unilm.run_layers(packed, lengths - 1, lengths - answers, drop)
-        labels = tf.boolean_mask(token_ids, segment_ids > 0)  # [answer tokens]
-        return self.cross_entropy(labels, self.unilm.logits(x))
+        predicting = segment_ids[:, 1:] > 0  # [rows, length - 1]
+        # as one row, [1, answer tokens]
+        y_true, y_mask = (tf.boolean_mask(each, predicting)[None] for each in targets)
+        y_pred = self.unilm.logits(x)[None]  # [1, answer tokens, vocab]
+        return self.cross_entropy.compute_loss(y_true, y_mask, y_pred, total)
 
     @tf.autograph.experimental.do_not_convert  # it takes seconds, and there is nothing for it
     def train_step(self, batch):
         """Make one update; returns this replica's share of its loss."""
         token_ids, segment_ids = batch['Input-Token'], batch['Input-Segment']
         replica, weights = tf.distribute.get_replica_context(), self.trained.trainable_weights
-        total = replica.all_reduce('sum', tf.cast(tf.reduce_sum(segment_ids), tf.float32))
-        update = tf.random.fold_in([self.seed, 0], tf.cast(self.optimizer.iterations, tf.int32))
+        y_true, y_mask = self.cross_entropy.targets(token_ids, segment_ids)
+        total = replica.all_reduce('sum', tf.reduce_sum(y_mask))
+        update = [self.constants.seed, 0], tf.cast(self.optimizer.iterations, tf.int32)
+        update, parts = tf.random.fold_in(*update), self.constants.accumulate_steps
         loss, gradients = 0.0, []
-        for i in range(self.accumulate_steps):
-            number = replica.replica_id_in_sync_group * self.accumulate_steps + i
+        for i in range(parts):
+            number = replica.replica_id_in_sync_group * parts + i
             drop = self._dropout(tf.random.fold_in(update, number))
             # one part after another
             with tf.control_dependencies(gradients), tf.GradientTape() as tape:
-                part = (
-                    token_ids[i :: self.accumulate_steps],
-                    segment_ids[i :: self.accumulate_steps],
-                )
-                part_loss = tf.reduce_sum(self.losses(*part, drop)) / total
+                ids = token_ids[i::parts], segment_ids[i::parts]
+                targets = y_true[i::parts], y_mask[i::parts]
+                part_loss = self.part_loss(*ids, targets, total, drop)
                 added = tape.gradient(part_loss, weights)
                 added = [tf.convert_to_tensor(gradient) for gradient in added]
                 if gradients:
@@ -88,8 +108,9 @@ class Trainer(keras.Model):
                 gradients = added
             loss += part_loss
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        outside = tf.reduce_sum(tf.abs(tf.where(segment_ids[:, 1:] > 0, 0.0, y_mask)))
         # Keras adds up those of all replicas
-        return {'loss': loss, 'stopping': tf.identity(self.stopping)}
+        return {'loss': loss, 'stopping': tf.identity(self.stopping), 'outside': outside}
 
     def _dropout(self, place):
         """Return a function that drops the same at every try; place: int [2], a seed."""
@@ -104,18 +125,34 @@ class Trainer(keras.Model):
         return drop
 
 
+def set_schedule(optimizer, constants):
+    """Let the learning rate rise over `warmup_steps` updates, then fall to 0 over `decay_steps`."""
+    if constants.warmup_steps or constants.decay_steps:
+        schedule = {constants.warmup_steps: 1.0}
+        if constants.decay_steps:
+            schedule[constants.warmup_steps + constants.decay_steps] = 0.0
+        rate, piecewise_linear = constants.learning_rate, bert4keras.backend.piecewise_linear
+        optimizer.learning_rate = lambda: rate * piecewise_linear(optimizer.iterations, schedule)
+
+
 # --------------------------------------------------------------------------------------- callbacks
 
 
 class Divergence(keras.callbacks.Callback):
-    """Ends training where loss or weights are not finite, and names the records to look at."""
+    """Ends training where loss or weights are not finite, and names the records to look at.
+
+    And where the loss gives a weight to what the Trainer does not compute.
+    """
 
     def __init__(self, trainer, batches, state):
         super().__init__()
         self.trainer, self.batches, self.state = trainer, batches, state
 
     def on_train_batch_end(self, batch, logs=None):
-        """Raise UserError where the loss is not finite."""
+        """Raise UserError where the loss is not finite, or is of more than the answers."""
+        if logs.pop('outside'):
+            what = 'CrossEntropy: y_mask gives a weight to tokens outside the answer'
+            raise UserError(f'{what}; support/training.py predicts the answer alone')
         if not math.isfinite(logs['loss']):
             step = self.state.step
             raise self._error(step, f'the loss of update {step + 1} is {logs["loss"]}')
@@ -125,6 +162,10 @@ class Divergence(keras.callbacks.Callback):
         if not all(np.isfinite(weight.sum()) for weight in self.trainer.trained.get_weights()):
             step = self.state.step
             raise self._error(step - 1, f'after update {step} some weights are not finite')
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Take out what is no result."""
+        logs.pop('outside', None)
 
     def _error(self, step, what):
         batch = next(self.batches.from_step(step))
@@ -214,36 +255,48 @@ class Run:
     An epoch's end is made again unless it was backed up whole, so a run that was interrupted at any
     moment ends as if it had not been.
 
-    fixed: {name: value} of what must not differ when it is continued.
+    encode: a function of a record and a NumPy Generator to token_ids and segment_ids, of a training
+    pair; train_data, valid_data: lists of records; files: the settings.Files that are used.
     """
 
-    def __init__(self, trainer, batches, strategy, fixed, constants):
-        self.trainer, self.batches, self.strategy = trainer, batches, strategy
-        self.fixed, self.constants, self.state = fixed, constants, State()
-        worker, self.workers = worker_position()
-        self.is_chief = worker == 0
-        self.divergence = Divergence(trainer, batches, self.state)
+    def __init__(self, trainer, encode, train_data, valid_data, strategy, files, constants):
+        self.trainer, self.strategy, self.constants = trainer, strategy, constants
+        self.batches, self.state = Batches(train_data, encode, constants), State()
+        self.model, self.described = trainer.trained, bert_digest(files)
+        self.fixed = {
+            **fixed(constants),
+            'the BERT': self.described,
+            'the first weights': digest_of(self.model),
+            'the data': digest_of(None, train_data + valid_data),
+        }
+        rank, self.world_size = rank_and_world_size()
+        self.is_chief = rank == 0
+        self.divergence = Divergence(trainer, self.batches, self.state)
         self.backups = Backups(
             constants.output_dir,
-            tf.train.Checkpoint(bert=trainer.trained, optimizer=trainer.optimizer),
+            tf.train.Checkpoint(bert=self.model, optimizer=trainer.optimizer),
             self.state,
-            fixed,
+            self.fixed,
             check=self.divergence.check_weights,
             is_chief=self.is_chief,
         )
-        self.stop = Stop(self.backups, self.workers)
+        self.stop = Stop(self.backups, self.world_size)
+        self._begin()
+        if self.is_chief:
+            write_config(constants, files, [tf, keras, bert4keras, np])
+        log(f'{len(train_data)} questions to train on, {len(valid_data)} to validate')
 
-    def begin(self):
+    def _begin(self):
         """Go back to the newest backup, if there is one. Raises UserError where workers differ."""
         backup = self.backups.restore()
         if backup:
             updates = f'update {self.state.step} of {self.batches.steps * self.constants.epochs}'
             afresh = 'to start afresh, choose another output_dir or delete this one'
             log(f'continuing after {updates} from {backup}; {afresh}')
-        if self.workers == 1:
+        if self.world_size == 1:
             return
         text = json.dumps([vars(self.state), self.fixed])
-        mine = int(fingerprint([text.encode()])[:15], 16)
+        mine = int(digest([text.encode()])[:15], 16)
         replica = functools.partial(tf.constant, [mine], tf.int64)
 
         def gather():
@@ -252,6 +305,16 @@ class Run:
         if any(tf.function(gather, autograph=False)().numpy() != mine):
             what = 'the workers begin with different backups, data or constants'
             raise UserError(f'{self.constants.output_dir}: {what}; share it among them')
+
+    def keep_if_best(self, quality):
+        """Keep the weights where their quality, a number, is not below that of those kept."""
+        if quality >= self.state.best:
+            self.state.best = quality
+            save_best(self.constants.output_dir, self.model, self.described)
+
+    def load_best(self):
+        """Go back to the best weights."""
+        load_best(self.constants.output_dir, self.model, self.described)
 
     def fit(self, evaluator):
         """Train to the end; evaluator: a callback that the first worker calls after an epoch."""

@@ -8,16 +8,19 @@ import typing
 
 import numpy as np
 
+from evaluate_sogou import UserError
+
 from .keras2 import tf
 from .layers import Dense, norm_of, normalize, transformer_layers, with_slope
 from .packing import Padding, blocks
 
 
-class Memory(typing.NamedTuple):
+class KeyValues(typing.NamedTuple):
     """For each layer keys and values: of the sources in blocks of tokens, and of the beams."""
 
     lengths: tf.Tensor  # int32 [rows], tokens of each source
     owners: tf.Tensor  # int32 [blocks], the row that each block is of
+    starts: tf.Tensor  # int32 [blocks], where in its source each block begins
     filled: tf.Tensor  # int32 [blocks], tokens of each block
     sources: list  # pairs of float32 [blocks, heads, block, size]
     beams: list  # pairs of float32 [rows, heads, beams, written, size]
@@ -26,43 +29,47 @@ class Memory(typing.NamedTuple):
 class Cache(typing.NamedTuple):
     """What was read and written so far, and which question each row of it is of."""
 
-    of_question: np.ndarray  # int [rows], the remembered ones, then those that are not
-    given: np.ndarray  # int [rows], which source each is
-    memory: Memory  # of the first rows
-    forgotten: list  # the sources of the others, of ascending lengths
+    of_question: np.ndarray  # int [rows], those with keys and values, then those without
+    numbers: np.ndarray  # int [rows], which source each is
+    key_values: KeyValues  # of the first rows
+    uncached: list  # the sources of the others, of ascending lengths
 
     def keep(self, rows):
         """Return a Cache of some rows only, in place of this one; rows: int [rows], ascending."""
-        of_question, given, remembered = self.of_question[rows], self.given[rows], self.remembered
-        forgotten = [self.forgotten[row] for row in rows[rows >= remembered] - remembered]
-        rows = rows[rows < remembered]
-        lengths, owners, filled = map(np.asarray, self.memory[:3])
+        cached = self.cached
+        uncached = [self.uncached[row] for row in rows[rows >= cached] - cached]
+        of_question, numbers, rows = self.of_question[rows], self.numbers[rows], rows[rows < cached]
+        lengths, owners, starts, filled = map(np.asarray, self.key_values[:4])
         kept = np.flatnonzero(np.isin(owners, rows))  # [blocks]
         owners = np.searchsorted(rows, owners[kept]).astype(np.int32)
-        sources = self.memory.sources
+        sources = self.key_values.sources
         for i, pair in enumerate(sources):  # layer by layer, or both are held at once
             sources[i] = tuple(tf.gather(x, kept) for x in pair)
-        beams = [tuple(tf.gather(x, rows) for x in pair) for pair in self.memory.beams]
-        memory = Memory(lengths[rows], owners, filled[kept], sources, beams)
-        return Cache(of_question, given, memory, forgotten)
+        beams = [tuple(tf.gather(x, rows) for x in pair) for pair in self.key_values.beams]
+        blocks = owners, starts[kept], filled[kept]
+        return Cache(
+            of_question, numbers, KeyValues(lengths[rows], *blocks, sources, beams), uncached
+        )
 
     @property
-    def remembered(self):
-        """The number of rows that are remembered."""
-        return len(self.memory.lengths)
+    def cached(self):
+        """The number of rows that have keys and values."""
+        return len(self.key_values.lengths)
 
 
 class Packed(typing.NamedTuple):
     """Keys and values of sources that stay, and the sources that there was no room for."""
 
     pairs: list  # for each part, for each layer, keys and values, float32 [tokens, width]
-    forgotten: list  # sources, lists of token ids
+    uncached: list  # sources, lists of token ids
 
 
 class UniLM:
     """Computes with the variables of bert4keras's model: training it trains the model.
 
-    precision: of the products of linear layers, 'float32' or 'bfloat16'; all else is float32.
+    mask: a function of positions of queries and keys and of the lengths of their sources, int32,
+    that says which see which, bool; precision: of the products of linear layers, 'float32' or
+    'bfloat16'; all else is float32.
     training: whether a gradient is wanted, and little kept for it. Without, matrices in bfloat16
     are copies, made whenever sources are read: to cast them takes as long as writing a token. It
     must not be made under a strategy then: of several workers only one reads.
@@ -70,10 +77,12 @@ class UniLM:
 
     tokens_at_once = 1536  # more are hardly faster, and take more memory
     # 74 kB each of BERT-base; sources beyond them are read again for each token that is written
-    tokens_remembered = 32768
-    block = 32  # tokens of a source that are remembered together: more are padding, fewer are slow
+    tokens_cached = 32768
+    block = 32  # tokens of a source that are cached together: more are padding, fewer are slow
 
-    def __init__(self, model, precision='float32', training=False):
+    def __init__(self, model, mask, precision='float32', training=False):
+        check_mask(mask)
+        self.mask = mask
         self.dtype = tf.as_dtype(precision)
         attention = model.get_layer('Transformer-0-MultiHeadSelfAttention')
         self.heads, self.size = attention.heads, attention.key_size
@@ -103,13 +112,13 @@ class UniLM:
         source = tf.TensorSpec([None, self.heads, self.block, self.size])
         beam = tf.TensorSpec([None, self.heads, None, None, self.size])
         sources, beams = ([(x, x)] * len(self.layers) for x in (source, beam))
-        memory = Memory(ids[1], ids[1], ids[1], sources, beams)
+        key_values = KeyValues(*ids[1:2] * 4, sources, beams)
 
         def compiled(function, *signature):  # AutoGraph takes seconds, and there is nothing for it
             return tf.function(function, input_signature=signature, autograph=False)
 
         self._read_graph = compiled(self._read_packed, ids[1], ids[1])
-        self._write_graph = compiled(self._write, memory, ids[3], ids[2])
+        self._write_graph = compiled(self._write, key_values, ids[3], ids[2])
 
     # ------------------------------------------------------------------------------------- reading
 
@@ -117,10 +126,10 @@ class UniLM:
         """Read the sources of several questions, sorted by length, some at a time.
 
         sources: for each question a list of sources, lists of token ids; judge: a function of the
-        probabilities of the first token, float32 [rows, vocab], that tells which are remembered,
-        bool [rows], and a number of each, float32 [rows]. Returns for each question what it told,
-        of its sources; {question: the probabilities, float32 [remembered, 1, vocab]} where any are;
-        and a Cache of them.
+        probabilities of the first token, float32 [rows, vocab], to has_answer, bool [rows], and
+        no_answer_prob, float32 [rows]; what has no answer is dropped at once. Returns for each
+        question both, of its sources; {question: the probabilities of those that have an answer,
+        float32 [rows, 1, vocab]} where any have; and a Cache of them.
         """
         every = [source for of_question in sources for source in of_question]
         counts = [len(of_question) for of_question in sources]
@@ -130,38 +139,38 @@ class UniLM:
             copy.assign(tf.cast(matrix.deref(), self.dtype))
         lengths = np.array([len(source) for source in every], np.int32)
         order = np.argsort(lengths, kind='stable')
-        told, probas, packed = self._read_sorted([every[i] for i in order], judge)
-        stay = order[told[0]]  # which source each row of probas is
-        first = stay[: len(stay) - len(packed.forgotten)]
-        back = np.argsort(first)  # the remembered ones in the given order again
-        memory = self._remember(packed.pairs, lengths[first], back)
+        judged, probas, packed = self._read_sorted([every[i] for i in order], judge)
+        stay = order[judged[0]]  # which source each row of probas is
+        first = stay[: len(stay) - len(packed.uncached)]
+        back = np.argsort(first)  # the cached ones in the order of the sources again
+        key_values = self._key_values(packed.pairs, lengths[first], back)
         rows = np.concatenate([back, np.arange(len(first), len(stay))])
         of_question = np.repeat(np.arange(len(sources)), counts)[stay[rows]]
-        cache = Cache(of_question, stay[rows], memory, packed.forgotten)
+        cache = Cache(of_question, stay[rows], key_values, packed.uncached)
         ends = np.cumsum(counts)[:-1]
-        told = zip(*(np.split(each[np.argsort(order)], ends) for each in told), strict=True)
+        judged = zip(*(np.split(each[np.argsort(order)], ends) for each in judged), strict=True)
         probas = tf.gather(probas, rows)[:, None]  # [rows, 1, vocab]
         widths = dict.fromkeys(cache.of_question.tolist(), 1)
-        return list(told), _share_out(probas, cache, widths), cache
+        return list(judged), _share_out(probas, cache, widths), cache
 
     def _read_sorted(self, sources, judge):
-        """Return what `judge` told, two arrays; of those that stay the probabilities and Packed."""
+        """Return what `judge` says, two arrays; the probabilities and Packed of what it keeps."""
         lengths = np.array([len(source) for source in sources], np.int32)
-        told, probas, packed, room = [], [], Packed([], []), self.tokens_remembered
+        judged, probas, packed, room = [], [], Packed([], []), self.tokens_cached
         for start, stop in self._parts(lengths):
             token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
             part_probas, part = self._read_graph(token_ids, lengths[start:stop])
-            told.append([each.numpy() for each in judge(part_probas)])
-            part_stays = told[-1][0]
-            tokens = np.flatnonzero(np.repeat(part_stays, lengths[start:stop]))
+            judged.append([each.numpy() for each in judge(part_probas)])
+            has_answer = judged[-1][0]
+            tokens = np.flatnonzero(np.repeat(has_answer, lengths[start:stop]))
             room -= len(tokens)
             if room >= 0 or not packed.pairs:
                 packed.pairs.append([tuple(tf.gather(x, tokens) for x in pair) for pair in part])
             else:
-                packed.forgotten.extend(sources[start + i] for i in np.flatnonzero(part_stays))
-            probas.append(tf.boolean_mask(part_probas, part_stays))
-        told = [np.concatenate(each) for each in zip(*told, strict=True)]
-        return told, tf.concat(probas, 0), packed
+                packed.uncached.extend(sources[start + i] for i in np.flatnonzero(has_answer))
+            probas.append(tf.boolean_mask(part_probas, has_answer))
+        judged = [np.concatenate(each) for each in zip(*judged, strict=True)]
+        return judged, tf.concat(probas, 0), packed
 
     def _parts(self, lengths):
         """Yield start and end of each part that is read at once; lengths: int [rows], ascending."""
@@ -172,23 +181,23 @@ class UniLM:
             yield start, stop
             start = stop
 
-    def _remember(self, packed, lengths, rows):
-        """Return the Memory of sources, before anything is written; `packed` is emptied.
+    def _key_values(self, packed, lengths, rows):
+        """Return the KeyValues of sources, before anything is written; `packed` is emptied.
 
         packed: for each part, for each layer, keys and values, [tokens, width]; lengths: int32
         [rows], tokens of each source; rows: int [rows], the order that they are to have.
         """
         starts = np.cumsum(lengths) - lengths
         starts, lengths = starts[rows], lengths[rows]
-        owners, filled, slots = blocks(starts, lengths, self.block)
-        remembered = []
+        *cut, slots = blocks(starts, lengths, self.block)
+        sources = []
         for _ in self.layers:  # layer by layer, and what was packed is freed
             columns = zip(*[part.pop(0) for part in packed], strict=True)
             parts = (tf.gather(tf.concat(column, 0), slots) for column in columns)
-            remembered.append(tuple(map(self._split, parts)))
+            sources.append(tuple(map(self._split, parts)))
         nothing = tf.zeros([len(rows), self.heads, 1, 0, self.size])
         beams = [(nothing, nothing)] * len(self.layers)
-        return Memory(lengths, owners, filled, remembered, beams)
+        return KeyValues(lengths, *cut, sources, beams)
 
     def _read_packed(self, token_ids, lengths):
         # a source of padding and empty ones make shapes that recur, see `run_layers`
@@ -199,83 +208,102 @@ class UniLM:
 
     # ------------------------------------------------------------------------------------- writing
 
-    def write(self, cache, beams):
-        """Write the last token of each beam.
+    def write(self, cache, hypotheses):
+        """Write the last token of each hypothesis.
 
-        beams: {question: what has `output_ids`, its beams, lists of int of one length, and
-        `parents`, the beam that each extends} of the unfinished ones. Returns {question: the
+        hypotheses: {question: a list of answers.Hypothesis of one length, each of which extends one
+        of the list before, its `parent`} of the unfinished ones. Returns {question: the
         probabilities of the next token, float32 [its sources, beams, vocab]} and a longer Cache.
         """
-        if not beams:
+        if not hypotheses:
             return {}, cache
-        active = np.flatnonzero(np.isin(cache.of_question, list(beams)))
+        active = np.flatnonzero(np.isin(cache.of_question, list(hypotheses)))
         if len(active) <= len(cache.of_question) / 2:  # seldom, as what stays is copied
             cache = cache.keep(active)
-        widths = {question: len(some.output_ids) for question, some in beams.items()}
-        written = max(len(some.output_ids[0]) for some in beams.values())
+        widths = {question: len(some) for question, some in hypotheses.items()}
+        length = max(len(some[0].token_ids) for some in hypotheses.values())
         shape = len(cache.of_question), max(widths.values())
-        output_ids, parents = np.zeros([*shape, written], np.int32), np.zeros(shape, np.int32)
+        output_ids, parents = np.zeros([*shape, length], np.int32), np.zeros(shape, np.int32)
         for row, question in enumerate(cache.of_question):
-            if question in beams:
-                output_ids[row, : widths[question]] = beams[question].output_ids
-                parents[row, : widths[question]] = beams[question].parents
-        count, memory, probas = cache.remembered, cache.memory, []
+            for beam, hypothesis in enumerate(hypotheses.get(question, [])):
+                output_ids[row, beam] = hypothesis.token_ids
+                parents[row, beam] = hypothesis.parent
+        count, key_values, probas = cache.cached, cache.key_values, []
         if count:
-            written = output_ids[:count], parents[:count]
-            part_probas, memory = self._write_graph(memory, *written)
+            part_probas, key_values = self._write_graph(
+                key_values, output_ids[:count], parents[:count]
+            )
             probas.append(part_probas)
-        probas += self._write_forgotten(cache.forgotten, output_ids[count:])
-        cache = cache._replace(memory=memory)
+        probas += self._write_uncached(cache.uncached, output_ids[count:])
+        cache = cache._replace(key_values=key_values)
         return _share_out(tf.concat(probas, 0), cache, widths), cache
 
-    def _write_forgotten(self, sources, output_ids):
+    def _write_uncached(self, sources, output_ids):
         """Yield the probabilities of the next token, float32 [rows, beams, vocab], in parts.
 
-        sources: of ascending lengths; output_ids: int32 [rows, beams, written].
+        sources: of ascending lengths; output_ids: int32 [rows, beams, length].
         """
         lengths = np.array([len(source) for source in sources], np.int32)
         for start, stop in self._parts(lengths):
             token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
             _, packed = self._read_graph(token_ids, lengths[start:stop])
-            memory = self._remember([packed], lengths[start:stop], np.arange(stop - start))
+            key_values = self._key_values([packed], lengths[start:stop], np.arange(stop - start))
             part_ids = output_ids[start:stop]
-            rows, beams, written = part_ids.shape
+            rows, beams, longest = part_ids.shape
             parents = np.tile(np.arange(beams, dtype=np.int32), [rows, 1])
-            for length in range(1, written + 1):
-                probas, memory = self._write_graph(memory, part_ids[:, :, :length], parents)
+            for length in range(1, longest + 1):
+                probas, key_values = self._write_graph(key_values, part_ids[:, :, :length], parents)
             yield probas
 
-    def _write(self, memory, output_ids, parents):
-        """Return the probabilities, float32 [rows, beams, vocab], and the longer Memory.
+    def _write(self, key_values, output_ids, parents):
+        """Return the probabilities, float32 [rows, beams, vocab], and the longer KeyValues.
 
-        output_ids: int32 [rows, beams, written]; parents: int32 [rows, beams].
+        output_ids: int32 [rows, beams, length]; parents: int32 [rows, beams].
         """
-        rows, beams, written = tf.unstack(tf.shape(output_ids))
+        rows, beams, length = tf.unstack(tf.shape(output_ids))
         counted = tf.ones([rows * beams, 1])
         if self.masks_queries:  # bert4keras takes a written [PAD] for padding
             counted = tf.reshape(tf.cast(output_ids[:, :, -1:] != 0, tf.float32), [-1, 1])
-        filled = tf.sequence_mask(memory.filled, self.block)
-        outside = tf.where(filled, 0.0, -1e12)[:, None, None]  # [blocks, 1, 1, block]
-        hidden = tf.where(output_ids == 0, -1e12, 0.0)[:, None]  # [rows, 1, beams, written]
-        positions = tf.repeat(memory.lengths + written - 1, beams)
+        last = key_values.lengths + length - 1  # [rows], the position of the query
+        outside, hidden = self._write_masks(key_values, output_ids, last)
+        positions = tf.repeat(last, beams)
         x = self.embed(
             tf.reshape(output_ids[:, :, -1], [-1]), 1, positions
         )  # [rows * beams, width]
         longer = []
-        for layer, source, beam in zip(self.layers, memory.sources, memory.beams, strict=True):
+        pairs = zip(key_values.sources, key_values.beams, strict=True)
+        for layer, (source, beam) in zip(self.layers, pairs, strict=True):
             query, *added = (tf.reshape(y, [rows, beams, -1]) for y in self.project(x, layer))
             # [rows, heads, beams, size]
             query, *added = map(self._split, (query * self.size**-0.5, *added))
             old = [tf.gather(tensor, parents, axis=2, batch_dims=1) for tensor in beam]
             pairs = zip(old, added, strict=True)
             key, value = (tf.concat([a, b[:, :, :, None]], 3) for a, b in pairs)
-            longer.append((key, value))  # [rows, heads, beams, written, size]
+            longer.append((key, value))  # [rows, heads, beams, length, size]
             near = tf.reduce_sum(key * query[:, :, :, None], 4) + hidden
-            attended = _attend_blocks(query, source, outside, memory.owners, near, value)
+            attended = _attend_blocks(query, source, outside, key_values.owners, near, value)
             attended = tf.reshape(self._join(attended), tf.shape(x))
             x = self.finish_layer(x, attended, layer, counted)
         probas = tf.nn.softmax(self.logits(x))
-        return tf.reshape(probas, [rows, beams, -1]), memory._replace(beams=longer)
+        return tf.reshape(probas, [rows, beams, -1]), key_values._replace(beams=longer)
+
+    def _write_masks(self, key_values, output_ids, last):
+        """Return what to add to the scores of a source's tokens and of the answer's, 0 or -1e12.
+
+        last: int32 [rows], the position of the query. Returns float32 [blocks, 1, 1, block] and
+        [rows, 1, beams, length].
+        """
+        query, length = last[:, None], key_values.lengths[:, None]  # [rows, 1]
+        columns = tf.range(self.block)
+        of_block = (tf.gather(x, key_values.owners) for x in (query, length))  # [blocks, 1]
+        query_of_block, length_of_block = of_block
+        key = key_values.starts[:, None] + columns  # [blocks, block]
+        seen = self.mask(query_of_block, key, length_of_block)
+        seen &= columns < key_values.filled[:, None]
+        outside = tf.where(seen, 0.0, -1e12)[:, None, None]
+        key = length + tf.range(tf.shape(output_ids)[2])  # [rows, length]
+        seen = self.mask(query, key, length)[:, None] & (output_ids != 0)  # [rows, beams, length]
+        return outside, tf.where(seen, 0.0, -1e12)[:, None]
 
     def _split(self, x):
         """Return [rows, heads, columns, size] of x, [rows, columns, width]."""
@@ -330,7 +358,7 @@ class UniLM:
         query_positions: int32 [rows, queries], where in its row a padded query stands.
         """
         columns = tf.range(keys.longest)
-        seen = (columns < source_lengths[:, None, None]) | (columns <= query_positions[:, :, None])
+        seen = self.mask(query_positions[:, :, None], columns, source_lengths[:, None, None])
         mask = tf.where(seen, 0.0, -1e12)[:, None]  # [rows, 1, queries, longest]
 
         def attend(query, key, value):
@@ -403,8 +431,8 @@ def _share_out(probas, cache, widths):
     if not widths:  # nothing to split
         return {}
     of_question = cache.of_question
-    if cache.forgotten:
-        order = np.argsort(cache.given)
+    if cache.uncached:
+        order = np.argsort(cache.numbers)
         probas, of_question = tf.gather(probas, order), of_question[order]
     questions, sizes = np.unique(of_question, return_counts=True)
     shares = dict(zip(questions.tolist(), tf.split(probas, sizes), strict=True))
@@ -412,3 +440,56 @@ def _share_out(probas, cache, widths):
         if width < probas.shape[1]:  # a slice takes as long as a vote
             shares[question] = shares[question][:, :width]
     return {question: shares[question] for question in widths}
+
+
+def check_mask(mask):
+    """Raise UserError for a mask under which a token sees one that is written after it.
+
+    What is read once, and what is written, would no longer be what it was.
+    """
+    query, key, source_length = tf.meshgrid(*[tf.range(48)] * 3, indexing='ij')
+    seen = tf.broadcast_to(mask(query, key, source_length), query.shape)
+    wrong = tf.where(seen & (key >= source_length) & (key > query)).numpy()
+    if len(wrong):
+        query, key, source_length = wrong[0]
+        sees = f'token {query} sees token {key}, of the answer to a source of {source_length}'
+        raise UserError(f'unilm_mask: {sees}; what is read once cannot see what is written later')
+
+
+# ---------------------------------------------------------------------- several questions together
+
+
+def search_together(unilm, searches, judge):
+    """Run the searches of several questions in step, which are read and written together.
+
+    searches: list of generators. Each yields its sources, lists of token ids, and is sent of each
+    what `judge` says, see `UniLM.read`, and the probabilities of the first token after those that
+    have an answer, float32 [sources, 1, vocab]. Then it yields its hypotheses, a list of
+    answers.Hypothesis, and is sent those of the next token, float32 [sources, beams, vocab], and so
+    on. Returns a list of what they return.
+    """
+    results, hypotheses, rows = [None] * len(searches), {}, {}
+
+    def send(i, message):
+        try:
+            hypotheses[i] = searches[i].send(message)
+        except StopIteration as end:
+            results[i] = end.value
+            hypotheses.pop(i, None)
+
+    def of_sources(i):  # a copy only where a source stands several times
+        return probas[i] if len(rows[i]) == len(probas[i]) else tf.gather(probas[i], rows[i])
+
+    sources = [[*map(tuple, next(search))] for search in searches]
+    distinct = [[*dict.fromkeys(some)] for some in sources]
+    judged, probas, cache = unilm.read(distinct, judge)
+    for i, (has_answer, no_answer_prob) in enumerate(judged):
+        numbers = {source: number for number, source in enumerate(distinct[i])}
+        which = np.array([numbers[source] for source in sources[i]], int)  # [sources]
+        rows[i] = (np.cumsum(has_answer) - 1)[which[has_answer[which]]]
+        send(i, (has_answer[which], no_answer_prob[which], of_sources(i) if i in probas else None))
+    while hypotheses:
+        probas, cache = unilm.write(cache, hypotheses)
+        for i in probas:
+            send(i, of_sources(i))
+    return results

@@ -496,7 +496,7 @@ def write_trained(folder, questions=()):
     model, tokenizer = task.build_model(files, '' if questions else files.checkpoint, constants)
     if questions:
         make_decisive(model, task.ReadingComprehension(model, tokenizer, constants), questions)
-    bert.save_best(folder, model, bert.describe_bert(files))
+    bert.save_best(folder, model, bert.bert_digest(files))
 
 
 def write_models(folder, data):

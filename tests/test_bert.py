@@ -347,9 +347,9 @@ def test_mask_is_that_of_unilm(small):
 
 
 def described(folder):
-    """What `describe_bert` says of the folder `small`."""
+    """What `bert_digest` says of the folder `small`."""
     config, vocabulary = (str(folder / name) for name in ('bert_config.json', 'vocab.txt'))
-    return bert.describe_bert(Files('', '', config, '', vocabulary, '', demo=False))
+    return bert.bert_digest(Files('', '', config, '', vocabulary, '', demo=False))
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,7 @@ def test_weights_of_the_original_script_are_loaded(small, capsys, save_format):
     bert.load_best(str(small), other, 'some BERT')
     for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
-    assert 'best_model.weights: without a fingerprint' in capsys.readouterr().err
+    assert 'best_model.weights: without a digest' in capsys.readouterr().err
     change_config(small, hidden_size=32)
     line = refusal(bert.load_best, str(small), build(small)[0], 'some BERT')
     assert line.startswith(f'{small}/best_model.weights: does not fit this model')

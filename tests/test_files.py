@@ -17,8 +17,7 @@ from evaluate_sogou import UserError
 from support.files import (
     alone,
     alone_in,
-    durable,
-    fingerprint,
+    digest,
     first_line,
     make_folder,
     plainly_named,
@@ -92,7 +91,7 @@ def test_what_is_broken_off_leaves_no_trace(tmp_path, kind):
     path = tmp_path / 'some'
     if kind == 'file':
         path.write_text('old', encoding='utf-8')
-    with pytest.raises(KeyboardInterrupt), durable(str(path)) as temporary:
+    with pytest.raises(KeyboardInterrupt), durable_write(str(path)) as temporary:
         write(kind, temporary, 'half')
         raise KeyboardInterrupt
     left = [name.read_text(encoding='utf-8') for name in tmp_path.iterdir()]
@@ -103,7 +102,7 @@ def test_what_is_broken_off_leaves_no_trace(tmp_path, kind):
 def test_what_a_killed_run_left_is_written_anew(tmp_path, kind):
     """Nothing of it may get into what appears."""
     write(kind, tmp_path / '.unfinished.some', 'half', 'of the killed run')
-    with durable(str(tmp_path / 'some')) as temporary:
+    with durable_write(str(tmp_path / 'some')) as temporary:
         write(kind, temporary, 'new')
     assert os.listdir(tmp_path) == ['some']
     assert kind == 'file' or os.listdir(tmp_path / 'some') == ['part']
@@ -129,7 +128,7 @@ def test_all_is_on_the_disk_when_it_appears(tmp_path, monkeypatch, kind):
 
     monkeypatch.setattr(os, 'fsync', logged_fsync)
     monkeypatch.setattr(os, 'replace', logged_replace)
-    with durable(str(tmp_path / 'some')) as temporary:
+    with durable_write(str(tmp_path / 'some')) as temporary:
         write(kind, temporary, 'new')
     parts = ['sync .unfinished.some/part'] if kind == 'folder' else []
     assert done == [*parts, 'sync .unfinished.some', 'appear', 'sync .']
@@ -274,12 +273,12 @@ def test_windows_which_has_no_such_locks_works_without(tmp_path, monkeypatch, ca
 # ------------------------------------------------------------------------------------- what is left
 
 
-def test_fingerprint_is_that_of_all_bytes_in_their_order():
+def test_digest_is_that_of_all_bytes_in_their_order():
     """Of arrays it is that of what they hold."""
     array = np.arange(3, dtype=np.float32)
     expected = hashlib.sha256('北京'.encode() + array.tobytes()).hexdigest()
-    assert fingerprint(iter(['北京'.encode(), array])) == expected
-    assert fingerprint([array, '北京'.encode()]) != expected
+    assert digest(iter(['北京'.encode(), array])) == expected
+    assert digest([array, '北京'.encode()]) != expected
 
 
 @pytest.mark.parametrize(

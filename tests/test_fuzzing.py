@@ -22,6 +22,7 @@ from conftest import ROOT, VOCABULARY, draw, record, record_of, refusal, write_j
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import Killed, call, change_config
+from support.lost import tell_what_is_lost
 
 from evaluate_sogou import (
     UserError,
@@ -32,8 +33,7 @@ from evaluate_sogou import (
 from support import bert, records
 from support.checkpoints import opened
 from support.keras2 import keras, tf
-from support.lost import tell_what_is_lost
-from support.predictions import Part, fingerprint_of
+from support.predictions import Part, digest_of
 from support.resume import Backups, State
 from support.settings import BEST, check, configure, locate_files, write_config
 
@@ -134,7 +134,7 @@ def read_dataset(path, labelled):
             passage['answer'].encode()
     records.dataset_answers(data)
     tell_what_is_lost(str(path), data, str, 10, 3)
-    fingerprint_of(None, data)
+    digest_of(None, data)
 
 
 def write_dataset(path):
@@ -195,7 +195,7 @@ def configuration(place):
     def read():
         keras.backend.clear_session()
         build(types.SimpleNamespace(files=files))
-        bert.describe_bert(files)
+        bert.bert_digest(files)
 
     return path, read
 
@@ -280,7 +280,7 @@ def hdf5_of_hugging_face(place):
 @kind
 def best_weights(place):
     """They are sealed: what loads is what was saved."""
-    described, expected = bert.describe_bert(place.files), place.model.get_weights()
+    described, expected = bert.bert_digest(place.files), place.model.get_weights()
     bert.save_best(str(place.folder), place.model, described)
     other = build(place)
 
@@ -590,7 +590,7 @@ def test_configuration_may_hold_any_type(place, tmp_path, capsys, count):
     def read():
         keras.backend.clear_session()
         build(types.SimpleNamespace(files=files))
-        bert.describe_bert(files)
+        bert.bert_digest(files)
 
     explore(sound, count // 3, read, path, capsys)
 
@@ -709,7 +709,7 @@ def output(place):
         output_dir=str(folder), max_p_len=20, max_q_len=9, max_a_len=4, checkpoint_path=''
     )
     write_config(constants, place.files, [])
-    bert.save_best(str(folder), place.model, bert.describe_bert(place.files))
+    bert.save_best(str(folder), place.model, bert.bert_digest(place.files))
     return folder
 
 

@@ -19,12 +19,12 @@ from conftest import refusal, write_json
 from runs import Killed, Process, fill, options, position, results, varied_record
 
 from support.keras2 import tf
-from support.predictions import Part, answer_stream, fingerprint_of
+from support.predictions import Part, answer_stream, digest_of
 
 # ------------------------------------------------------------------------------------------- a part
 
 
-def part_of(folder, worker=0, workers=1, origin='fingerprint', source=None):
+def part_of(folder, worker=0, workers=1, origin='digest', source=None):
     """The Part of a worker of some.jsonl."""
     return Part(str(folder / 'some'), origin, source, worker, workers)
 
@@ -116,7 +116,7 @@ def test_part_is_written_where_nothing_can_be_locked(tmp_path, monkeypatch, caps
 
 def test_part_of_other_questions_is_started_afresh_and_says_so(tmp_path, capsys):
     with pytest.raises(Killed):
-        part_of(tmp_path, origin='other fingerprint').write(broken_off(told('a')))
+        part_of(tmp_path, origin='other digest').write(broken_off(told('a')))
     part = part_of(tmp_path)
     said = capsys.readouterr().err
     assert part.lines == [] and 'some.jsonl: begun with other weights, constants' in said
@@ -263,7 +263,7 @@ def test_answers_to_another_file_are_not_replaced(tmp_path, state):
     line = refusal(lambda: part_of(tmp_path, source='/b/some.json'))
     assert 'answers to /a/some.json, those to /b/some.json would replace them' in line
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    part = part_of(tmp_path, origin='other fingerprint', source='/a/some.json')
+    part = part_of(tmp_path, origin='other digest', source='/a/some.json')
     part.write(iter([told('b')]))
     part.join()
     assert content_of(tmp_path, 'tsv') == 'b\t北\n'
@@ -280,17 +280,17 @@ def test_file_that_holds_no_answers_to_another_is_replaced(tmp_path, text):
     assert json.loads(content_of(tmp_path)) == {**told('a'), 'file': '/a/some.json'}
 
 
-def test_other_weights_data_or_order_have_another_fingerprint():
+def test_other_weights_data_or_order_have_another_digest():
     """Answers of one may not be continued with the other."""
     data, constants = [{'id': 'a'}, {'id': 'b'}], [['topk', 1]]
     model, other = (types.SimpleNamespace(weights=[tf.Variable([x])]) for x in (0.0, 1.0))
-    found = fingerprint_of(model, constants, data)
-    assert fingerprint_of(model, constants, data) == found
+    found = digest_of(model, constants, data)
+    assert digest_of(model, constants, data) == found
     others = [
-        fingerprint_of(other, constants, data),
-        fingerprint_of(None, constants, data),
-        fingerprint_of(model, [['topk', 2]], data),
-        fingerprint_of(model, constants, data[::-1]),
+        digest_of(other, constants, data),
+        digest_of(None, constants, data),
+        digest_of(model, [['topk', 2]], data),
+        digest_of(model, constants, data[::-1]),
     ]
     assert len({found, *others}) == 5
 

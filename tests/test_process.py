@@ -30,7 +30,7 @@ def test_worker_knows_its_position(monkeypatch, config, position):
     monkeypatch.delenv('TF_CONFIG', raising=False)
     if config:
         monkeypatch.setenv('TF_CONFIG', config)
-    assert process.worker_position() == position
+    assert process.rank_and_world_size() == position
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_worker_knows_its_position(monkeypatch, config, position):
 )  # fmt: skip
 def test_position_that_makes_no_sense_is_refused(monkeypatch, config):
     monkeypatch.setenv('TF_CONFIG', config)
-    assert refusal(process.worker_position).startswith('TF_CONFIG: expected {"cluster"')
+    assert refusal(process.rank_and_world_size).startswith('TF_CONFIG: expected {"cluster"')
 
 
 def test_process_is_prepared_even_without_standard_streams(monkeypatch):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from conftest import record, record_of
-
 from support.lost import tell_what_is_lost
 
 

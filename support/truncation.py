@@ -9,13 +9,14 @@ from .records import complete
 from .spans import window_starts
 
 
-def tell_what_is_lost(path, records, unify, size, stride):
+def report(path, records, unify, constants):
     """Say in one line how much of some records is cut off, and which answers are never a target.
 
     That is any answer whose parts no passage of its question holds, as `training_pair` looks for
-    them in `size` characters, or in each window of so many where there is a stride. unify: a
-    function of a passage to the text in which they are looked for.
+    them: in the characters that are read, or in each window. unify: a function of a passage to the
+    text in which they are looked for.
     """
+    size, stride = constants.max_p_len - 2, constants.passage_stride
     long = labelled = cut_off = passages_in_all = 0
     never = collections.Counter()
     for record in complete(records):
@@ -36,17 +37,17 @@ def tell_what_is_lost(path, records, unify, size, stride):
             cut_off += _held(parts, [unified[number]])
             unlearnt[answer] += 1
         never += _why_never(unlearnt, readable, unified, unify)
-    lost = []
+    found = []
     if long and not stride:
         cut = f'{long} of {passages_in_all} passages are cut off after {size} characters'
-        lost.append(f'{cut}, without --passage_stride')
+        found.append(f'{cut}, without --passage_stride')
     if cut_off:
-        lost.append(f'{cut_off} of {labelled} answers are cut off')
+        found.append(f'{cut_off} of {labelled} answers are cut off')
     if never:
         reasons = ', '.join(f'{count} {reason}' for reason, count in never.most_common())
-        lost.append(f'answers that can never be learnt: {reasons}')
-    if lost:
-        log(f'{path}: {"; ".join(lost)}')
+        found.append(f'answers that can never be learnt: {reasons}')
+    if found:
+        log(f'{path}: {"; ".join(found)}')
 
 
 def _windows(text, size, stride):
@@ -82,10 +83,10 @@ def _why_never(answers, readable, unified, unify):
     joined = ['\n'.join(texts) for _, texts, _ in searches]
     for answer, count in answers.items():
         reason = 'in no passage'
-        for (change, texts, found), all_texts in zip(searches, joined, strict=True):
+        for (change, texts, why), all_texts in zip(searches, joined, strict=True):
             parts = [*map(change, answer.split(' '))]
             if all(part in all_texts for part in parts) and _held(parts, texts):
-                reason = found
+                reason = why
                 break
         if reason:
             reasons[reason] += count
