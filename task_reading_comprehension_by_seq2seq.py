@@ -1,6 +1,6 @@
 """Reading comprehension by seq2seq: several passages vote on every token of one answer.
 
-    python task_reading_comprehension_by_seq2seq.py train     # the demo: a minute, Final 0.97
+    python task_reading_comprehension_by_seq2seq.py train     # the demo: a minute, Final 0.98
     python task_reading_comprehension_by_seq2seq.py eval      # score validation once more
     python task_reading_comprehension_by_seq2seq.py predict questions.json    # `id<TAB>answer`
     python task_reading_comprehension_by_seq2seq.py predict -    # JSON records as they come
@@ -73,11 +73,10 @@ import numpy as np
 
 from evaluate_sogou import Tally, log
 from support import bert, predictions, process, records, serving, terminal, training, truncation
-from support.answers import START, Hypothesis, agreed, describe, search_result
+from support.answers import Hypothesis, agreed, describe, search_result
 from support.batches import in_groups
-from support.files import digest_of
 from support.keras2 import keras, tf
-from support.spans import Question, draw_window, windows_of
+from support.spans import Question, draw_window
 from support.unilm import UniLM, search_together
 
 # -------------------------------------------------------------------------------------------- data
@@ -95,8 +94,7 @@ def split(webqa, sogouqa, constants):
     """Split SogouQA by a random order, saved in `output_dir`: every third is for validation.
 
     webqa, sogouqa: lists of records. Returns (training records: the complete ones of the rest of
-    SogouQA twice and of WebQA, validation records). Where `valid_data` is given, they are what
-    webqa and sogouqa hold.
+    SogouQA twice and of WebQA, validation records); with `valid_data` there is nothing to split.
     """
     if constants.valid_data != 'auto':
         return records.complete(webqa), sogouqa
@@ -257,8 +255,8 @@ def vote_on_answers(results, topk):
     An answer's vote is sum c^2 / (1 + sum c) over those that wrote it, c the product of its tokens'
     probabilities. results: a SearchResult for each passage. Returns one for all.
     """
-    has_answer = np.concatenate([result.has_answer for result in results])
-    no_answer_prob = np.concatenate([result.no_answer_prob for result in results])
+    has_answer = np.array([result.has_answer[0] for result in results], bool)
+    no_answer_prob = np.array([result.no_answer_prob[0] for result in results])
     answers = [result.hypotheses[0] for result in results if result.has_answer[0]]
     c = np.array([np.prod(answer.token_probs, dtype=float) for answer in answers])
     voted = []
@@ -304,10 +302,10 @@ class ReadingComprehension:
     def encode(self, question, passages):
         """Return the Question: token ids of the question and of what is read of its passages."""
         unified = [unify_separators(passage) for passage in passages]
-        windows = windows_of([self.tokenizer.encode(each)[0] for each in unified], self.constants)
+        p_token_ids = [self.tokenizer.encode(passage)[0] for passage in unified]
         maxlen = self.constants.max_q_len + 1  # with a [CLS], which is dropped
         q_token_ids = self.tokenizer.encode(question, maxlen=maxlen)[0][1:]
-        return Question(passages, unified, windows, q_token_ids)
+        return Question.of(passages, unified, p_token_ids, q_token_ids, self.constants)
 
     def search(self, questions, topk):
         """Return a SearchResult for each (p_token_ids, q_token_ids), by either vote."""
@@ -334,7 +332,7 @@ class ReadingComprehension:
             return search_result(has_answer, no_answer_prob, [])
         text = [p[1:] for p, stays in zip(p_token_ids, has_answer) if stays]
         text, vocab = np.concatenate(text), probas.shape[-1]
-        hypotheses, width, dropped = [START], topk, []
+        hypotheses, width, dropped = [Hypothesis()], topk, []
         biased = self.with_bias(probas)
         while True:
             # 3. in extractive mode only what goes on in a passage is allowed
@@ -342,9 +340,9 @@ class ReadingComprehension:
             if self.constants.mode == 'extractive':
                 allowed = allowed_tokens(text, hypotheses, self.end_id, vocab)
             # 4. the passages vote; one that is by itself goes by its own probabilities
-            votes = vote(biased) if self.constants.vote == 'token' else biased[0]
+            votes = allowed * (vote(biased) if self.constants.vote == 'token' else biased[0])
             # 5. the best `topk` of beams x vocabulary go on
-            hypotheses = best_extensions(hypotheses, votes * allowed, probas, width, self.end_id)
+            hypotheses = best_extensions(hypotheses, votes, probas, width, self.end_id)
             # 6. the best one is the answer once it ends in [SEP]; others that end are dropped
             best = max(hypotheses, key=lambda hypothesis: hypothesis.log_score)
             if best.finished or len(best.token_ids) == self.constants.max_a_len:
@@ -411,16 +409,6 @@ class Evaluator(keras.callbacks.Callback):
         return {f'val_{name}': tally.result()[name] for name in ('Accuracy', 'F1', 'Final')}
 
 
-def predict_to_file(reader, data, name, **options):
-    """Write the prediction for every record to NAME.jsonl, and `id<TAB>answer` to NAME.tsv.
-
-    An interrupted run is continued. options: see `predictions.write`, which is what returns.
-    """
-    fixed = settings.fixed(reader.constants).items()
-    origin = digest_of(reader.model, [*fixed], data)
-    return predictions.write(reader, data, name, origin, **options)
-
-
 # ---------------------------------------------------------------------------------------- commands
 
 
@@ -464,7 +452,7 @@ def score_validation(reader, valid_data, references, shard=(0, 1)):
     folder = reader.constants.output_dir
     name, page = os.path.join(folder, 'predictions'), os.path.join(folder, 'report.html')
     options = {'shard': shard, 'references': references, 'page': page}
-    joined = predict_to_file(reader, valid_data, name, **options)
+    joined = predictions.predict_to_file(reader, valid_data, name, **options)
     if joined:
         print(json.dumps(joined.score))
 
@@ -502,7 +490,7 @@ def predict(constants, files, line):
     elif line.path:
         data = load_data(line.path, constants, labelled=False)
         reader = load_trained(constants, files)
-        joined = predict_to_file(reader, data, **predictions.place_of(line))
+        joined = predictions.predict_to_file(reader, data, **predictions.place_of(line))
         if joined:
             terminal.print_lines(joined.tab_separated)
     else:

@@ -9,17 +9,14 @@ from .spans import find_span
 
 
 class Hypothesis(typing.NamedTuple):
-    """An answer as far as it is written (a beam)."""
+    """An answer as far as it is written (a beam); nothing so far."""
 
-    token_ids: list  # of int, its [SEP] included once it is finished
-    log_score: float | None  # sum of the logarithms of the votes; None where nobody voted
-    token_probs: list  # for each token the passages' probabilities, float32; NaN where not asked
-    finished: bool  # it ends in [SEP]
+    token_ids: list = ()  # of int, its [SEP] included once it is finished
+    log_score: float | None = 0.0  # sum of the logarithms of the votes; None where nobody voted
+    token_probs: list = ()  # for each token that of each passage, float32; NaN where not asked
+    finished: bool = False  # it ends in [SEP]
     parent: int = 0  # which of the hypotheses before it extends
     score: float | None = None  # between 0 and 1, see `score_of`, once nothing more is written
-
-
-START = Hypothesis([], 0.0, [], False)
 
 
 class SearchResult(typing.NamedTuple):

@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from evaluate_sogou import Tally, UserError, escaped, log, score_answer
 
-from .files import lock, one_line, write_durably
+from .files import digest_of, lock, one_line, write_durably
 from .process import rank_and_world_size
 from .records import parse_line, unanswerable
 from .report import Page
+from .settings import fixed
 
 COMPLETE = '{"complete": true}'  # the last line of a shard, before its checksum
 
@@ -47,15 +48,17 @@ class Joined(typing.NamedTuple):
     score: dict | None  # Accuracy, F1, Final, total and Answered, where right answers are known
 
 
-def write(reader, data, name, origin, shard=(0, 1), source=None, references=None, page=None):
+def predict_to_file(reader, data, name, shard=(0, 1), source=None, references=None, page=None):
     """Write the prediction for every record to NAME.jsonl, the answers to NAME.tsv, and the page.
 
-    reader: ReadingComprehension; origin: digest of all that predictions depend on; shard: (rank,
-    world size) of this process: several share the questions, and the first one joins the shards;
-    source: path of the questions, if no other's predictions may replace those for them; references:
-    {id: Reference}, or None where right answers are not known; page: path of the page, or None.
-    Returns Joined, None but in the first process.
+    An interrupted run is continued. reader: ReadingComprehension; shard: (rank, world size) of this
+    process: several share the questions, and the first one joins the shards; source: path of the
+    questions, if no other's predictions may replace those for them; references: {id: Reference}, or
+    None where right answers are not known; page: path of the page, or None. Returns Joined, None
+    but in the first process.
     """
+    used = fixed(reader.constants).items()
+    origin = digest_of(reader.model, [*used], data)
     mine, scores = Shard(name, origin, source, *shard), Scores(references)
     predict_shard(mine, data, reader.predict, scores)
     if mine.rank:
@@ -88,7 +91,7 @@ def write(reader, data, name, origin, shard=(0, 1), source=None, references=None
 
 
 def place_of(line):
-    """Return where predictions for the FILE of a CommandLine go, as arguments of `write`."""
+    """Return where the predictions for the FILE of a CommandLine go, arguments of the above."""
     stem, _ = os.path.splitext(os.path.basename(line.path))
     name = os.path.join(line.constants.output_dir, f'answers_to_{stem}')
     place = {'name': name, 'source': os.path.realpath(line.path), 'shard': rank_and_world_size()}

@@ -24,8 +24,8 @@ def load_questions(path, passage_text=AS_IT_STANDS, labelled=True):
     passage_text: a function of a passage, a dict, to what is read of it, which takes the place of
     its "passage". Records that lack an id, a question or passages are kept, see `defects`, and
     named in one line. An answer that is a list becomes its parts, separated by one space. Unless
-    `labelled`, one that is missing or of another type becomes ''. Raises UserError for anything else; it names the
-    format of a public file that convert.py can read.
+    `labelled`, one that is missing or of another type becomes ''. Raises UserError for anything
+    else; it names the format of a public file that convert.py can read.
     """
     try:
         records = _load(path, labelled)

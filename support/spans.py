@@ -22,6 +22,11 @@ class Question(typing.NamedTuple):
     windows: list  # of Window, what is read of the passages
     q_token_ids: list  # of int, with its [SEP]
 
+    @classmethod
+    def of(cls, passages, unified, p_token_ids, q_token_ids, constants):
+        """Return the Question whose passages are cut into windows; p_token_ids: of whole ones."""
+        return cls(passages, unified, windows_of(p_token_ids, constants), q_token_ids)
+
     @property
     def p_token_ids(self):
         """The token ids of each window, a list of lists."""

@@ -95,11 +95,22 @@ class Killed(BaseException):
     """Stands in for a kill where a process of its own would take too long."""
 
 
+def run(script, arguments=None):
+    """Run a command line, a list of str or None for the process's own. Returns the exit status."""
+    from support import process, settings
+
+    def command():
+        line = settings.read_command_line(script.Constants, script.__doc__, arguments)
+        script.run_command(line)
+
+    return process.run(command)
+
+
 def call(script, *arguments):
     """Call the script. Returns (exit status, last line of standard output, standard error)."""
     out, err = (io.TextIOWrapper(io.BytesIO(), 'utf-8') for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = script.main([*map(str, arguments)])
+        status = run(script, [*map(str, arguments)])
     for stream in out, err:
         stream.flush()
     out, err = (stream.buffer.getvalue().decode() for stream in (out, err))
@@ -157,7 +168,7 @@ class Process:
         lines = [
             'import sys, runs, task_reading_comprehension_by_seq2seq as script',
             *(f'runs.{change}' for change in changes),
-            'sys.exit(script.main())',
+            'sys.exit(runs.run(script))',
         ]
         path = os.pathsep.join([ROOT, os.path.dirname(__file__)])
         with open(self.out, 'w') as out, open(self.err, 'w') as err:
@@ -295,12 +306,12 @@ def distance(path, other):
 
 def two_devices():
     """Train on two devices, which are the CPU twice."""
-    import task_reading_comprehension_by_seq2seq as script
+    from support import training
     from support.keras2 import tf
 
     twice = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0], twice)
-    script.choose_strategy = functools.partial(tf.distribute.MirroredStrategy, ['CPU:0', 'CPU:1'])
+    training.choose_strategy = functools.partial(tf.distribute.MirroredStrategy, ['CPU:0', 'CPU:1'])
 
 
 # ---------------------------------------------------------------------------------- several workers

@@ -11,11 +11,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, write_json
+import runs
+from conftest import ROOT, draw, write_json
 
 DEMO = os.path.join(ROOT, 'data', 'demo')
-VOTE, SMOOTHING, SPLIT, TASK = range(4)
-LIMITS = 2, 4, 3, 12  # lines that may change
+VOTE, SMOOTHING, SILENT, NUCLEUS, TITLE, SPLIT, TASK = range(7)
+LIMITS = 2, 4, 4, 15, 4, 3, 12  # lines that may change
 
 
 def readme_edits(heading):
@@ -65,27 +66,29 @@ def make(tmp_path):
 @pytest.fixture
 def run(tmp_path):
     """Run a command of an edited script on a part of the demo. Returns standard output."""
-    for name, count in ('SogouQA.json', 90), ('WebQA.json', 300):
+    for name, count in ('SogouQA.json', 90), ('WebQA.json', 200):
         with open(os.path.join(DEMO, name), encoding='utf-8') as file:
-            write_json(tmp_path / name, json.load(file)[:count])
+            data = json.load(file)[:count]
+        for record in data:
+            for number, passage in enumerate(record['passages']):
+                passage['title'] = f'标题{number}'  # which nobody reads but the edit for it
+        write_json(tmp_path / name, data)
 
-    def run(module, *arguments):
+    def run(module, *arguments, status=0):
         options = [f'--data_dir={tmp_path}', f'--output_dir={tmp_path / "output"}', '--epochs=1']
         for name, file in ('config', 'bert_config.json'), ('checkpoint', 'bert_model.ckpt'):
             options.append(f'--{name}_path={os.path.join(DEMO, file)}')
         options += [f'--dict_path={os.path.join(DEMO, "vocab.txt")}', '--learning_rate=3e-4']
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            module_status = module_main(module, [*arguments[:1], *options, *arguments[1:]])
-        assert module_status == 0
+        with (
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            # which wants real streams
+            patch.setattr('support.process.prepare_process', lambda: None)
+            assert runs.run(module, [*arguments[:1], *options, *arguments[1:]]) == status
         return out.getvalue()
 
     return run
-
-
-def module_main(module, arguments):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('support.process.prepare_process', lambda: None)  # which wants real streams
-        return module.main(arguments)
 
 
 def test_edits_are_as_small_as_promised():
@@ -100,12 +103,9 @@ def test_chinese_section_shows_the_same_edits():
     assert readme_edits('大家常做的修改') == readme_edits('Edits that people make')
 
 
-def test_plain_mean_instead_of_the_vote(make, run):
-    module = make(VOTE)
+def test_plain_mean_instead_of_the_vote(make):
     probas = np.float32([[[0.9, 0.1]], [[0.3, 0.7]]])
-    votes = module.vote(probas, np.float32([2, 1])[:, None, None])
-    np.testing.assert_allclose(votes, [[(1.8 + 0.3) / 3, (0.2 + 0.7) / 3]], rtol=1e-6)
-    assert json.loads(run(module, 'train').splitlines()[-1])['Final'] > 0.5
+    np.testing.assert_allclose(make(VOTE).vote(probas), [[0.6, 0.4]], rtol=1e-6)
 
 
 def test_constant_for_label_smoothing(make, run, tmp_path):
@@ -114,22 +114,73 @@ def test_constant_for_label_smoothing(make, run, tmp_path):
     run(module, 'train', '--label_smoothing=0.25')
     config = json.loads((tmp_path / 'output' / 'config.json').read_text(encoding='utf-8'))
     assert config['constants']['label_smoothing'] == 0.25
-    assert module_main(module, ['train', '--label_smoothing=much']) == 2
-
-    class Trainer:
-        def __init__(self, model, cross_entropy, optimizer, constants):
-            self.losses = cross_entropy
-
-    module.Trainer = Trainer
-    logits = np.float32([[1.0, 2.0, 4.0]])
-    loss = module.build_trainer(None, module.Constants(label_smoothing=0.3)).losses([2], logits)
+    run(module, 'train', '--label_smoothing=much', status=2)
+    cross_entropy = module.CrossEntropy(module.Constants(label_smoothing=0.3))
+    logits = np.float32([[[1.0, 2.0, 4.0]]])
+    loss = cross_entropy.compute_loss(np.int32([[2]]), np.float32([[1]]), logits, 4.0)
     log_probas = logits - np.log(np.exp(logits).sum())
-    np.testing.assert_allclose(loss, -(log_probas @ [0.1, 0.1, 0.8]), rtol=1e-6)
+    np.testing.assert_allclose(loss, -(log_probas[0, 0] @ [0.1, 0.1, 0.8]) / 4, rtol=1e-6)
 
 
-def test_tenth_for_validation(make, run):
+def test_silent_pairs_weigh_one_half(make):
+    """A pair of which [SEP] alone is to be written; one that says something keeps its weight."""
+    module = make(SILENT)
+    token_ids, segment_ids = np.int32([[2, 9, 3, 3, 0], [2, 9, 3, 8, 3]]), np.int32([[0] * 5] * 2)
+    segment_ids[0, 3], segment_ids[1, 3:] = 1, 1
+    y_true, y_mask = module.CrossEntropy(module.Constants()).targets(token_ids, segment_ids)
+    assert y_true.tolist() == token_ids[:, 1:].tolist()
+    np.testing.assert_array_equal(y_mask, [[0, 0, 0.5, 0], [0, 0, 1, 1]])
+
+
+def test_nucleus_sampling_depends_on_seed_and_question_alone(make, small_bert):
+    """Not on the questions that are read together; no two seeds draw the same for all."""
+    module, passages = make(NUCLEUS), ['在北京的人口', '上海是天津', '中国2']
+    draw(small_bert[0], 0)
+    questions = [(question, passages) for question in ('谁', '哪里', '中国人口', '20')]
+
+    def texts(seed, questions):
+        constants = module.Constants(mode='generative', seed=seed, max_a_len=6)
+        reader = module.ReadingComprehension(*small_bert, constants)
+        return [answer.token_ids for answer in reader.answers(questions)]
+
+    together = texts(1, questions)
+    assert together == [texts(1, [question])[0] for question in questions] == texts(1, questions)
+    assert together != texts(2, questions) and any(together)
+
+
+def test_title_before_the_text_of_a_passage(make, run, tmp_path):
+    """Training, answers, places and page are of the text that is read, wherever it is from."""
+    module = make(TITLE)
+    run(module, 'train')
+    with open(tmp_path / 'SogouQA.json', encoding='utf-8') as file:
+        data = {record['id']: record for record in json.load(file)}
+    with open(tmp_path / 'output' / 'predictions.jsonl', encoding='utf-8') as file:
+        predictions = [json.loads(line) for line in file]
+    placed = [prediction for prediction in predictions if prediction['passage'] is not None]
+    for prediction in placed:
+        passage = data[prediction['id']]['passages'][prediction['passage']]
+        text = f'{passage["title"]}：{passage["passage"]}'
+        assert text[prediction['start'] : prediction['end']] == prediction['text']
+    assert len(placed) > 10
+    assert '标题0：' in (tmp_path / 'output' / 'report.html').read_text(encoding='utf-8')
+    question = (
+        '李文秀的老师是谁？',
+        [{'title': '李文秀', 'passage': '老师是方远明。'}, '没有标题。'],
+    )
+    asked = f'--question={question[0]}', '--passage=李文秀的老师是方远明。'
+    assert '  李文秀的老师是[' in run(module, 'predict', *asked)  # which has no title
+    answer = module.load_reader(output_dir=str(tmp_path / 'output')).answer(*question)
+    assert '李文秀：老师是方远明。'[answer.start : answer.end] == answer.text != ''
+
+
+def test_tenth_for_validation(make, tmp_path):
     module = make(SPLIT)
-    assert json.loads(run(module, 'train').splitlines()[-1])['total'] == 9
+    records = [
+        {'id': str(i), 'question': '谁', 'passages': [{'passage': 'a', 'answer': ''}]}
+        for i in range(90)
+    ]
+    train, valid = module.split([], records, module.Constants(output_dir=str(tmp_path)))
+    assert (len(train), len(valid)) == (2 * 81, 9)
 
 
 def test_question_out_of_passage_and_answer(make, run, tmp_path):
