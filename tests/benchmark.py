@@ -13,6 +13,7 @@ model is of BERT-base size with random weights, made to behave like trained ones
 
 import argparse
 import contextlib
+import functools
 import json
 import math
 import os
@@ -35,6 +36,7 @@ from reference_training import build_train_model
 import task_reading_comprehension_by_seq2seq as task
 from support import batches, bert, records, settings
 from support.keras2 import keras, tf
+from support.spans import Question, Window
 
 VOCABULARY_SIZE = 13584  # of the simplified Chinese vocabulary
 SEP = 3
@@ -70,7 +72,7 @@ def load_token_ids(path, count, constants):
         data = records.complete(records.load_questions(path))
         chosen = np.linspace(0, len(data) - 1, count).astype(int)
         encoded = [encoder.encode(*task.asked(data[i])) for i in chosen]
-        return [([window.token_ids for window in windows], q) for windows, q in encoded]
+        return [(question.p_token_ids, question.q_token_ids) for question in encoded]
     rng = np.random.default_rng(0)
 
     def text(length):
@@ -133,7 +135,7 @@ def make_decisive(model, reader, questions):
         kernel[:, 0], offsets[0] = volume * direction, -volume * threshold
         dense.set_weights([kernel, offsets])
         found = reader.search(questions[:: max(1, len(questions) // 10)], 1)
-        length = np.mean([len(beams.answer.token_ids) for beams in found if beams.passages])
+        length = np.mean([len(answer_of(result)) for result in found if result.has_answer.any()])
         say(f'[SEP] after {stop:.3f} of the tokens: answers of {length:.1f}')
         if 3.5 <= length <= 5.5:
             return
@@ -284,14 +286,19 @@ def medians(rounds):
 
 
 def read_together(reader, questions, topk):
-    """Yield the Beams of questions, as `ReadingComprehension.answers` reads them."""
+    """Yield the SearchResults of questions, as `ReadingComprehension.answers` reads them."""
+    windows = (
+        [Window(0, 0, token_ids) for token_ids in p_token_ids] for p_token_ids, _ in questions
+    )
+    q_token_ids = (q_token_ids for _, q_token_ids in questions)
+    questions = map(functools.partial(Question, [], []), windows, q_token_ids)
+    for group in batches.in_groups(questions, reader.tokens_together):
+        yield from reader.search([(each.p_token_ids, each.q_token_ids) for each in group], topk)
 
-    def size_of(question):
-        p_token_ids, q_token_ids = question
-        return sum(len(token_ids) + len(q_token_ids) for token_ids in p_token_ids)
 
-    for group in batches.in_groups(questions, size_of, reader.tokens_together):
-        yield from reader.search(group, topk)
+def answer_of(result):
+    """Return the token ids of the answer that was found, without [SEP]."""
+    return [token for token in result.hypotheses[0].token_ids if token != SEP]
 
 
 def build_reader(precision):
@@ -304,9 +311,7 @@ def ours_reading(options):
     """Return what reads questions as the reader does, and returns the answers."""
     reader = build_reader(options.precision)
     bert.load_best(options.folder, reader.model, '')
-    return lambda part: [
-        beams.answer.token_ids for beams in read_together(reader, part, options.topk)
-    ]
+    return lambda part: [answer_of(result) for result in read_together(reader, part, options.topk)]
 
 
 def original_reading(options):

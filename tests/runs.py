@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import socket
@@ -21,7 +22,29 @@ CONSTANTS = {
     'checkpoint_path': '', 'epochs': 3, 'max_a_len': 4, 'batch_size': 4, 'learning_rate': 0.003,
     'backup_minutes': 10, 'warmup_steps': 5, 'decay_steps': 60, 'seed': 1,
 }  # fmt: skip
+BUILT = {}  # see `built_once`
 ALWAYS = 1e-9  # backup_minutes for a backup after every update, however fast the machine is
+
+
+# ------------------------------------------------- names of files that are there during a run only
+
+LOCK = 'train.lock'
+AT_WORK = r'\.lock$|\.unfinished|backup-|-of-\d'  # any of them
+
+
+def half_written(name):
+    """What is to appear whole under a name."""
+    return f'.unfinished.{name}'
+
+
+def backup(step, epochs):
+    """The backup after an update, when so many epochs are logged."""
+    return f'backup-{step}-{epochs}'
+
+
+def shard(name, rank=0, world_size=1, unfinished=False):
+    """The share of a process of the predictions."""
+    return f'{name}.jsonl.{rank}-of-{world_size}{".unfinished" if unfinished else ""}'
 
 
 # --------------------------------------------------------------------------------------------- data
@@ -108,13 +131,18 @@ def run(script, arguments=None):
 
 def call(script, *arguments):
     """Call the script. Returns (exit status, last line of standard output, standard error)."""
+    status, out, err = outputs(script, *arguments)
+    return status, out.splitlines()[-1:], err
+
+
+def outputs(script, *arguments):
+    """Call the script. Returns (exit status, standard output, standard error)."""
     out, err = (io.TextIOWrapper(io.BytesIO(), 'utf-8') for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = run(script, [*map(str, arguments)])
     for stream in out, err:
         stream.flush()
-    out, err = (stream.buffer.getvalue().decode() for stream in (out, err))
-    return status, out.splitlines()[-1:], err
+    return status, *(stream.buffer.getvalue().decode() for stream in (out, err))
 
 
 @pytest.fixture
@@ -125,6 +153,48 @@ def train(script, study):
         return call(script, command, *options(study, output, **constants))
 
     return run
+
+
+@pytest.fixture(scope='module')
+def built_once(script):
+    """Let runs in this process take the model of the one before, with the values it had at first.
+
+    To build and to trace one takes five times as long as to train it. That nothing counts which
+    only the model knows, and no backup, is for processes that are killed to show.
+    """
+    from support import bert, settings
+
+    def kept(key, make):
+        if key not in BUILT:
+            found = make()
+            BUILT[key] = found, [(each, each.numpy()) for each in variables_of(found)]
+        found, first = BUILT[key]
+        for variable, value in first:
+            variable.assign(value)
+        return found
+
+    def variables_of(found):
+        if isinstance(found, tuple):  # a model and its tokenizer
+            return found[0].weights
+        return [*found.optimizer.variables(), found.stopping] if hasattr(found, 'optimizer') else []
+
+    def build_model(files, checkpoint, constants, original=script.build_model):
+        key = bert.bert_digest(files), checkpoint, constants.seed
+        given = files, checkpoint, constants
+        return original(*given) if checkpoint else kept(key, lambda: original(*given))
+
+    def build_trainer(model, constants, original=script.build_trainer):
+        key = id(model), constants.accumulate_steps, *settings.fixed(constants).items()
+        return kept(key, lambda: original(model, constants))
+
+    def unilm(model, *arguments, original=script.UniLM):
+        return kept((id(model), *arguments), lambda: original(model, *arguments))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, once in ('build_model', build_model), ('build_trainer', build_trainer):
+            patch.setattr(script, name, once)
+        patch.setattr(script, 'UniLM', unilm)
+        yield
 
 
 @pytest.fixture(scope='session')
@@ -158,6 +228,11 @@ def undisturbed(script, study, tmp_path_factory):
 # -------------------------------------------------------------------------- in a process of its own
 
 
+# a process that has imported TensorFlow, which takes seconds; each Process begins as a copy of it
+FORKS = multiprocessing.get_context('forkserver')
+FORKS.set_forkserver_preload(['runs', 'task_reading_comprehension_by_seq2seq'])
+
+
 class Process:
     """The script as a process; `changes`, calls of functions below, are made first."""
 
@@ -165,20 +240,16 @@ class Process:
 
     def __init__(self, folder, command, *arguments, changes=(), name='', **environment):
         self.out, self.err = folder / f'out{name}.txt', folder / f'err{name}.txt'
-        lines = [
-            'import sys, runs, task_reading_comprehension_by_seq2seq as script',
-            *(f'runs.{change}' for change in changes),
-            'sys.exit(runs.run(script))',
-        ]
-        path = os.pathsep.join([ROOT, os.path.dirname(__file__)])
-        with open(self.out, 'w') as out, open(self.err, 'w') as err:
-            self.process = subprocess.Popen(
-                [sys.executable, '-c', '\n'.join(lines), command, *map(str, arguments)],
-                stdout=out,
-                stderr=err,
-                env={**os.environ, 'PYTHONPATH': path, **environment},
-            )
-        self.started.append(self.process)
+        for path in self.out, self.err:
+            path.write_bytes(b'')
+        environment = {**os.environ, **environment}
+        arguments = [command, *map(str, arguments)]
+        given = self.out, self.err, environment, changes, arguments
+        self.process = FORKS.Process(target=live, args=given)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv('PYTHONPATH', os.pathsep.join([ROOT, os.path.dirname(__file__)]))
+            self.process.start()
+        self.started.append(self)
 
     def said(self):
         """What it wrote to standard error so far."""
@@ -188,30 +259,31 @@ class Process:
         """Wait until a function returns something true, which must be before the process ends."""
         until = time.monotonic() + seconds
         while not condition():
-            assert self.process.poll() is None and time.monotonic() < until, self.said()[-2000:]
+            assert self.process.is_alive() and time.monotonic() < until, self.said()[-2000:]
             time.sleep(0.005)
 
     def wait_for(self, text):
         """Wait until it has written `text` to standard error."""
         self.wait_until(lambda: text in self.said())
 
+    def send(self, number):
+        """Send it a signal."""
+        os.kill(self.process.pid, number)
+
     def kill(self):
-        """Kill it."""
+        """Kill it, unless it has ended. Returns the exit status, negative if it is a signal's."""
         self.process.kill()
-        self.process.wait()
+        self.process.join()
+        return self.process.exitcode
 
     def killed_after(self, seconds):
-        """Kill it so long after it has imported TensorFlow. Returns whether it was still alive."""
+        """Kill it so long after its first words. Returns whether it was still alive."""
         self.wait_for('\n')
-        try:
-            self.process.wait(seconds)
-            return False
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return True
+        self.process.join(seconds)
+        return self.process.is_alive() and self.kill() < 0
 
     def life(self):
-        """Wait for its end. Returns the seconds since it had imported TensorFlow."""
+        """Wait for its end. Returns the seconds since its first words."""
         self.wait_for('\n')
         begun = time.monotonic()
         self.end()
@@ -219,8 +291,22 @@ class Process:
 
     def end(self, status=0, timeout=120):
         """Wait for its end and check its exit status. Returns the last line of standard output."""
-        assert self.process.wait(timeout) == status, self.said()[-3000:]
+        self.process.join(timeout)
+        assert self.process.exitcode == status, self.said()[-3000:]
         return self.out.read_text(encoding='utf-8').splitlines()[-1:]
+
+
+def live(out, err, environment, changes, arguments):
+    """Be a Process."""
+    import task_reading_comprehension_by_seq2seq as script
+
+    for path, descriptor in (out, 1), (err, 2):
+        os.dup2(os.open(path, os.O_WRONLY), descriptor)
+    os.environ.clear()
+    os.environ.update(environment)
+    for change in changes:
+        eval(change)
+    sys.exit(run(script, arguments))
 
 
 @pytest.fixture(autouse=True)
@@ -228,10 +314,7 @@ def no_process_is_left():
     """End those that a failed test would have left behind, perhaps waiting for each other."""
     yield
     while Process.started:
-        process = Process.started.pop()
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        Process.started.pop().kill()
 
 
 # What a process may change; with the `setattr` of a monkeypatch, in this process too.

@@ -1,211 +1,162 @@
-"""support/records.py: datasets as they are found in the wild, and what is said about them."""
+"""support/records.py: datasets as they are found in the wild, and what is said about them.
+
+What damage does to a dataset, and to the saved order, stands in test_fuzzing.py.
+"""
 
 import gzip
 import json
 import os
 
 import pytest
-from conftest import record, record_of, refusal, write_json
+from conftest import record, record_of, refusal
 
-from evaluate_sogou import Reference
+from evaluate_sogou import Reference, UserError
 from support import records
 from support.settings import Files
 
-CUT_OFF = '; the file looks cut off'
+MARK, CUT_OFF = '\ufeff', '; the file looks cut off'
+LACK = 'records lack something and cannot be used: record'
+NAMED = ', '.join(f'{number} (no id, no question, no passages)' for number in range(1, 11))
 FILES = Files('WebQA.json', 'SogouQA.json', *['some file'] * 4, demo=False)
+SQUAD = {'data': [{'paragraphs': [{'context': '在北京', 'qas': [{'question': '谁'}]}]}]}
+CMRC = [{'context_text': '在北京', 'qas': [{'query_text': '谁', 'query_id': 'a'}]}]
+FLAT = {'context': '甲', 'question': '谁？', 'answer': '甲'}
+ODD = record_of(('Ａ…\t \u3000', '北京 上海'), question='😀', question_id='0')
+
+
+@pytest.fixture
+def read(tmp_path, capsys):
+    """A function that writes a value as JSON and reads it: (records, what is said), or an error.
+
+    Of a value that is no list it is the first line of standard input.
+    """
+
+    def read(data, labelled=True, encoding='ascii', passage_text=records.AS_IT_STANDS, line=0):
+        path = tmp_path / 'some.json'
+        path.write_text(json.dumps(data, ensure_ascii=encoding == 'ascii'), encoding=encoding)
+        if line:
+            return records.parse_line(path.read_bytes(), line, passage_text)
+        try:
+            loaded = records.load_questions(str(path), passage_text, labelled)
+        except UserError as error:
+            assert str(error).startswith(f'{path}: ') and '\n' not in str(error)
+            return str(error).removeprefix(f'{path}: ')
+        out, err = capsys.readouterr()
+        assert not out and err.startswith(f'{path}: ' * bool(err))
+        return loaded, err.removeprefix(f'{path}: ')
+
+    return read
+
+
+def with_passages(*passages):
+    """A record of passages as they are given."""
+    return {**record('a'), 'passages': [*passages]}
 
 
 # ------------------------------------------------------------------------------------- the records
 
 
-def test_complete_records_are_read_as_they_stand(tmp_path):
-    """Two \\u escapes may make one character."""
-    data = [
-        record('Q#1'),
-        record_of(('Ａ…\t \u3000', '北京 上海'), question='😀', question_id='0'),
-    ]
-    (tmp_path / 'some.json').write_text(json.dumps(data), encoding='utf-8')
-    assert records.load_questions(tmp_path / 'some.json') == data
-
-
-@pytest.mark.parametrize(
-    ('data', 'complaints'),
-    [
-        ([record('a'), ['b']], ['record 2 of 2', 'a list']),
-        (
-            [record_of(('北京', '北京'), ('上海', 5))],
-            ['record 1 of 1', '"answer" of passage 2', 'a number'],
-        ),
-        ([record_of((None, ''))], ['record 1 of 1', '"passage" of passage 1', 'missing or null']),
-        ([record('a', 7)], ['record 1 of 1', '"question"', 'a number']),
-        ([record('b'), record(True)], ['record 2 of 2', '"id"', 'true or false']),
-        ([{**record('a'), 'passages': {}}], ['record 1 of 1', '"passages"', 'a record']),
-        ([{**record('a'), 'passages': ['北京']}], ['record 1 of 1', 'passage 1', 'a string']),
-        (
-            [{**record('a'), 'passages': [{'passage': '北京'}]}],
-            ['record 1 of 1', '"answer" of passage 1', 'missing'],
-        ),
-        ([record('a'), record('b'), record('a')], ['record 3 of 3', "'a'", 'record 1']),
-        ([record('a'), record('b\tc')], ['record 2 of 2', '"id"', 'tab']),
-        ([record('b\nc')], ['record 1 of 1', '"id"', 'line break']),
-        ([record('\ufeffb')], ['record 1 of 1', '"id"', 'byte order mark']),
-        (
-            [record_of(('北京', ['北', 5]))],
-            ['record 1 of 1', '"answer" of passage 1: part 2 is a number'],
-        ),
-        ([record_of(('北京', {}))], ['record 1 of 1', '"answer" of passage 1 is a record']),
-        ([record('a', 'x\ud800')], ['record 1 of 1', '"question"', 'surrogate']),
-        ([record_of(('\udfff', ''))], ['record 1 of 1', '"passage" of passage 1', 'surrogate']),
-        ([], ['at least one']),
-        ({'id': 'a'}, ['list of records']),
-    ],
-)
-def test_bad_input_names_file_and_record(tmp_path, data, complaints):
-    path = tmp_path / 'bad.json'
-    path.write_text(json.dumps(data), encoding='utf-8')
-    message = refusal(records.load_questions, str(path))
-    assert message.startswith(f'{path}: ')
-    assert all(complaint in message for complaint in complaints), message
-
-
-def test_not_json_names_line_and_column(tmp_path):
-    (tmp_path / 'bad.json').write_text('[{"id": "a"},\n {"id": "b"', encoding='utf-8')
-    message = refusal(records.load_questions, str(tmp_path / 'bad.json'))
-    assert message.startswith(f'{tmp_path / "bad.json"}: not JSON at line 2, column 12')
-
-
-@pytest.mark.parametrize('text', ['[' * 100_000, f'[{"9" * 5000}]'])
-def test_json_that_python_cannot_read_is_named(tmp_path, text):
-    """Nested too deeply, or a number of too many digits."""
-    (tmp_path / 'bad.json').write_text(text, encoding='utf-8')
-    message = refusal(records.load_questions, str(tmp_path / 'bad.json'))
-    assert message.startswith(f'{tmp_path / "bad.json"}: nested too deeply, or a number too long')
-
-
-def test_questions_to_predict_need_no_answers(tmp_path):
-    passages = [{'passage': '北京'}, {'passage': '上海', 'answer': None}]
-    write_json(tmp_path / 'questions.json', [{'id': 'a', 'question': '谁', 'passages': passages}])
-    expected = record_of(('北京', ''), ('上海', ''), question='谁')
-    assert records.load_questions(tmp_path / 'questions.json', labelled=False) == [expected]
-
-
 @pytest.mark.parametrize('labelled', [True, False])
 @pytest.mark.parametrize(
-    ('answer', 'read'),
+    ('data', 'said'),
     [
-        (['北京', '上海'], '北京 上海'),
-        (['北京'], '北京'),
-        ([' 北京 ', '', ' ', 'New York'], '北京 New York'),
-        ([], ''),
+        ([], 'expected a list of records with at least one'),
+        ({'id': 'a'}, 'expected a list of records with at least one'),
+        ([record('a'), ['b']], 'record 2 of 2 is a list; '),
+        ([record('a', 7)], 'record 1 of 1: "question" is a number; '),
+        ([record('b'), record(True)], 'record 2 of 2: "id" is true or false; '),
+        ([{**record('a'), 'passages': {}}], 'record 1 of 1: "passages" is a record; '),
+        (
+            [with_passages({'passage': '在', 'answer': ''}, 7)],
+            'record 1 of 1: passage 2 is a number',
+        ),
+        ([record_of((None, ''))], 'record 1 of 1: "passage" of passage 1 is missing or null; '),
+        ([record('a'), record('b'), record('a')], "record 3 of 3 has the id 'a' of record 1; "),
+        ([record('a'), record('b\tc')], 'record 2 of 2: "id" holds a tab'),
+        ([record('b\nc')], 'record 1 of 1: "id" holds a tab, a line break'),
+        ([record('a', 'x\ud800')], 'record 1 of 1: "question" holds half a character'),
+        ([record_of(('\udfff', ''))], 'record 1 of 1: "passage" of passage 1 holds half a'),
+        ([{'query': '谁'}], "no record has question and passages; keys: 'query'; expected "),
+        (CMRC, 'the format of CMRC2018; convert it first: python data/convert.py '),
+        (SQUAD, 'the format of SQuAD; convert it first: python data/convert.py '),
+        ({'Q1': {'question': '谁', 'evidences': {}}}, 'the format of WebQA in texts; convert it'),
     ],
 )
-def test_parts_of_an_answer_may_be_a_list(tmp_path, labelled, answer, read):
-    """As they are written where they are a text: separated by one space."""
-    write_json(tmp_path / 'some.json', [record_of(('北京', answer))])
-    expected = [record_of(('北京', read))]
-    assert records.load_questions(tmp_path / 'some.json', labelled) == expected
+def test_what_is_no_dataset_names_file_record_and_defect(read, labelled, data, said):
+    assert read(data, labelled).startswith(said)
 
 
-@pytest.mark.parametrize('answer', [5, ['北京', 5], [['北京']], {'text': '北京'}, False, '\ud800'])
-def test_answers_of_questions_to_predict_may_be_anything(tmp_path, answer):
-    """Nothing is learnt from them."""
-    text = json.dumps([record_of(('北京', answer))])
-    (tmp_path / 'some.json').write_text(text, encoding='utf-8')
-    expected = record_of(('北京', ''))
-    assert records.load_questions(tmp_path / 'some.json', labelled=False) == [expected]
-    assert records.parse_line(text[1:-1].encode(), 1) == expected
+def test_complete_records_are_read_as_they_stand_and_in_silence(read):
+    """Two \\u escapes may make one character; the script says what is read of a passage."""
+    assert read([record('Q#1'), ODD]) == ([record('Q#1'), ODD], '')
+    asked, expected = (with_passages({'passage': text, 'answer': ''}) for text in ('北', '在北'))
+    more = {'passage_text': lambda passage: f'在{passage["passage"]}'}
+    assert read([asked], **more) == ([expected], '') and read(asked, line=7, **more) == expected
 
 
 def test_compressed_dataset_is_to_be_unpacked(tmp_path):
     """One in a public format can be converted as it is."""
     path = tmp_path / 'some.json.gz'
-    path.write_bytes(gzip.compress(json.dumps([record('a')]).encode()))
-    message = refusal(records.load_questions, str(path))
-    assert message == f'{path}: compressed; unpack it with gunzip'
-    path.write_bytes(
-        gzip.compress('{"context": "甲", "question": "谁？", "answer": "甲"}'.encode())
-    )
-    assert 'python data/convert.py' in refusal(records.load_questions, str(path))
-
-
-def test_incomplete_records_are_named_once_in_one_line(tmp_path, capsys):
-    """They stay where they are, or the split would move."""
-    data = [
-        record('a'),
-        {**record('b'), 'question': ' '},
-        {**record('c'), 'passages': []},
-        {'passages': []},
-    ]
-    write_json(tmp_path / 'some.json', data)
-    loaded = records.load_questions(tmp_path / 'some.json')
-    assert [entry.get('id') for entry in loaded] == ['a', 'b', 'c', None]
-    output, errors = capsys.readouterr()
-    [line] = errors.splitlines()
-    assert not output and line.startswith(f'{tmp_path / "some.json"}: 3 of 4 records')
-    assert line.endswith(
-        'record 2 (no question), 3 (no passages), 4 (no id, no question, no passages)' + CUT_OFF
-    )
-
-
-def test_no_more_than_ten_incomplete_records_are_named(tmp_path, capsys):
-    write_json(tmp_path / 'some.json', [{'id': None}] * 11 + [record('a')])
-    records.load_questions(tmp_path / 'some.json')
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f'{tmp_path / "some.json"}: 11 of 12 records')
-    assert line.endswith(', 10 (no id, no question, no passages), ...')
-
-
-def test_file_of_records_that_all_lack_something_is_not_cut_off(tmp_path, capsys):
-    """Ids, say, which answers need for a line of their own."""
-    write_json(tmp_path / 'some.json', [record(None)])
-    records.load_questions(tmp_path / 'some.json', labelled=False)
-    assert capsys.readouterr().err.endswith('1 of 1 records lack something: record 1 (no id)\n')
-
-
-@pytest.mark.parametrize('labelled', [True, False])
-def test_answer_that_says_that_there_is_none_is_none(tmp_path, capsys, labelled):
-    """Or it would count as right where it is predicted."""
-    passages = [('a', 'no_answer'), ('b', ' No Answer'), ('c', '北京'), ('no_answer', '无')]
-    write_json(tmp_path / 'some.json', [record_of(*passages), record_of(question_id='b')])
-    [first, second] = records.load_questions(tmp_path / 'some.json', labelled)
-    assert [passage['answer'] for passage in first['passages']] == ['', '', '北京', '无']
-    assert second['passages'] == []
-    assert (
-        '2 answers like "no_answer" are taken as none' in capsys.readouterr().err.splitlines()[-1]
-    )
-    assert records.dataset_answers([first])['a'] == Reference('北京', ('北京', '无'))
-
-
-@pytest.mark.parametrize('labelled', [True, False])
-def test_file_without_a_question_that_has_passages_is_refused(tmp_path, labelled):
-    """It is in another shape; which keys there are says more than that all is missing."""
-    write_json(tmp_path / 'some.json', [{'id': 'a', 'query': '谁', 'passages': []}])
-    message = refusal(records.load_questions, str(tmp_path / 'some.json'), labelled)
-    assert message.startswith(f'{tmp_path / "some.json"}: no record has question and passages')
-    assert "keys: 'id', 'query', 'passages'; expected" in message
+    for value, said in ([record('a')], 'unpack it with gunzip'), (FLAT, 'python data/convert.py'):
+        path.write_bytes(gzip.compress(json.dumps(value).encode()))
+        assert said in refusal(records.load_questions, str(path))
 
 
 @pytest.mark.parametrize(
-    ('data', 'named'),
+    ('passage', 'labelled', 'unlabelled'),
     [
-        ([{'context_text': '在北京', 'qas': [{'query_text': '谁', 'query_id': 'a'}]}], 'CMRC2018'),
-        ({'data': [{'paragraphs': [{'context': '在北京', 'qas': [{'question': '谁'}]}]}]}, 'SQuAD'),
-        ({'Q1': {'question': '谁', 'evidences': {}}}, 'WebQA in texts'),
+        ({'answer': ['北京', '上海']}, '北京 上海', '北京 上海'),  # as where they are a text
+        ({'answer': [' 北京 ', '', ' ', 'New York']}, '北京 New York', '北京 New York'),
+        ({'answer': []}, '', ''),
+        ({}, '"answer" of passage 1 is missing or null; ', ''),
+        ({'answer': 5}, '"answer" of passage 1 is a number; ', ''),
+        ({'answer': ['北', 5]}, '"answer" of passage 1: part 2 is a number; ', ''),
+        ({'answer': {}}, '"answer" of passage 1 is a record; ', ''),
+        ({'answer': '\ud800'}, '"answer" of passage 1 holds half a character', ''),
     ],
 )
+def test_answer_may_be_a_list_or_where_nothing_is_learnt_anything(
+    read, passage, labelled, unlabelled
+):
+    """There a passage may be a plain string too."""
+    asked = with_passages({'passage': '在', **passage})
+    expected = with_passages({'passage': '在', 'answer': unlabelled})
+    found = read([asked])
+    if 'passage 1' in labelled:
+        assert found.startswith(f'record 1 of 1: {labelled}')
+    else:
+        assert found == ([with_passages({'passage': '在', 'answer': labelled})], '')
+    assert read([asked], labelled=False) == ([expected], '') and read(asked, line=7) == expected
+    plain = with_passages('在')
+    assert read([plain]).startswith('record 1 of 1: passage 1 is a string; ')
+    assert read(plain, line=7) == with_passages({'passage': '在', 'answer': ''})
+
+
 @pytest.mark.parametrize('labelled', [True, False])
-def test_public_file_is_named_with_the_command_that_converts_it(tmp_path, data, named, labelled):
-    """Rather than answered with nothing."""
-    path = tmp_path / 'some.json'
-    write_json(path, data)
-    message = refusal(records.load_questions, str(path), labelled)
-    command = f'python data/convert.py {path} NEW.json'
-    assert message == f'{path}: the format of {named}; convert it first: {command}'
+def test_answer_that_says_that_there_is_none_is_none(read, labelled):
+    """Or it would count as right where it is predicted."""
+    given = record_of(('a', 'no_answer'), ('b', ' No Answer'), ('c', '北京'), ('no_answer', '无'))
+    expected = record_of(('a', ''), ('b', ''), ('c', '北京'), ('no_answer', '无'))
+    assert read([given], labelled) == ([expected], '2 answers like "no_answer" are taken as none\n')
 
 
-def test_complete_files_are_read_in_silence(small, capsys):
-    records.load_questions(small / 'WebQA.json')
-    assert capsys.readouterr() == ('', '')
+@pytest.mark.parametrize(
+    ('data', 'said'),
+    [
+        (
+            [record('a'), record('b', ' '), {**record('c'), 'passages': []}, {'passages': []}],
+            f'3 of 4 {LACK} 2 (no question), 3 (no passages), '
+            f'4 (no id, no question, no passages){CUT_OFF}\n',
+        ),
+        ([{'id': None}] * 11 + [record('a')], f'11 of 12 {LACK} {NAMED}, ...\n'),
+        ([record(None)], f'1 of 1 {LACK} 1 (no id)\n'),  # all of them: it is not cut off
+    ],
+)
+def test_incomplete_records_stay_and_are_named_in_one_line(read, data, said):
+    """Or the split would move."""
+    loaded, line = read(data)
+    assert line == said and [*map(len, loaded)] == [*map(len, data)]
+    assert records.complete(loaded) == [each for each in data if each == record('a')]
 
 
 def test_last_real_record_is_cut_off(shared, capsys):
@@ -215,49 +166,27 @@ def test_last_real_record_is_cut_off(shared, capsys):
     assert '1 of 22 records' in line and line.endswith('record 22 (no id, no question)' + CUT_OFF)
 
 
-def test_defects_are_what_is_missing_null_or_empty():
-    """A record with any of them is not complete."""
-    whole = record('a')
-    data = [whole, {**whole, 'id': ''}, {**whole, 'question': None}, {**whole, 'passages': []}, {}]
-    assert [*map(records.defects, data)] == [
-        [], ['id'], ['question'], ['passages'], ['id', 'question', 'passages']
-    ]  # fmt: skip
-    assert records.complete(data) == [whole]
-
-
-# --------------------------------------------------------------------------------------- the order
-
-
-def test_order_that_was_saved_is_read(tmp_path):
-    path = tmp_path / 'random_order.json'
-    assert records.load_order(path, 3) is None
-    path.write_text('[2, 0, 1]\n', encoding='utf-8')
-    assert records.load_order(path, 3) == [2, 0, 1]
-
-
 @pytest.mark.parametrize(
-    'saved',
+    ('data', 'encoding', 'line', 'outcome'),
     [
-        '[0, 1, 2]',
-        str([*range(11)]),
-        str([0, *range(9)]),
-        str([0.0, *range(1, 10)]),
-        str([*range(2, 10)])[:-1] + ', false, true]',
-        '["0"]',
-        '[0, "1"]',
-        '{}',
-        '7',
-        '[0, 1',
-        '[' * 100_000,
+        ([record('a')], 'utf-8-sig', 0, ([record('a')], '')),
+        ([record('a')], 'utf-16', 0, 'not UTF-8 at byte 0; save it as UTF-8'),
+        (
+            [record(f'{MARK}a')],
+            'utf-8',
+            0,
+            'record 1 of 1: "id" holds a tab, a line break or a byte',
+        ),
+        ([record('a', f'{MARK}谁')], 'utf-8', 0, ([record('a', f'{MARK}谁')], '')),
+        (record('a'), 'utf-8-sig', 1, record('a')),
+        (record('a'), 'utf-8-sig', 2, 'line 2: not JSON'),  # it stands in the middle
+        (record(f'{MARK}a'), 'utf-8', 1, 'line 1: "id" holds a tab, a line break or a byte'),
     ],
 )
-def test_saved_order_of_other_data_is_refused(tmp_path, saved):
-    """It is never written over: other results may depend on it."""
-    path = tmp_path / 'random_order.json'
-    path.write_text(saved, encoding='utf-8')
-    message = refusal(records.load_order, str(path), 10)
-    assert message.startswith(f'{path}: no order of 10 records; delete it or change output_dir')
-    assert path.read_text(encoding='utf-8') == saved
+def test_byte_order_mark(read, data, encoding, line, outcome):
+    """Before a file it is no part of it; in an id it would make two of one."""
+    found = read(data, encoding=encoding, line=line)
+    assert found.startswith(outcome) if isinstance(outcome, str) else found == outcome
 
 
 # ------------------------------------------------------------------------------------- the answers
@@ -271,47 +200,31 @@ def test_answers_of_the_passages_are_variants_and_the_most_frequent_is_the_stand
         {'id': 'c', 'passages': None},
         {'passages': []},
     ]
-    assert records.dataset_answers(data) == {
-        'a': Reference('北京', ('上海', '北京')),
-        'b': Reference('', ()),
-        'c': Reference('', ()),
-        None: Reference('', ()),
-    }
+    none = dict.fromkeys(['b', 'c', None], Reference('', ()))
+    assert records.dataset_answers(data) == {'a': Reference('北京', ('上海', '北京')), **none}
 
 
 def test_official_answers_take_precedence_where_they_lie(tmp_path, capsys):
     """Each time one line says what is scored against; a record without id needs no answer."""
     path, data = tmp_path / 'qid_answer_expand', [record('a'), record('b'), {'passages': []}]
-    references = records.load_references(str(path), 'SogouQA.json', data)
-    assert references == records.dataset_answers(data)
-    [line] = capsys.readouterr().err.splitlines()
-    assert line == ('scoring against the answers in SogouQA.json: no qid_answer_expand beside it')
+    files = FILES._replace(official_answers=str(path))
+    assert records.load_references(files, data) == records.dataset_answers(data)
     path.write_text('a\t天津\t天津|津\nb\t\t\nc\t1\t1\n', encoding='utf-8')
-    references = records.load_references(str(path), 'SogouQA.json', data)
+    references = records.load_references(files, data)
     assert references['a'] == Reference('天津', ('天津', '津')) and set(references) == set('abc')
-    [line] = capsys.readouterr().err.splitlines()
-    assert line == f'scoring against the official answers in {path}'
+    assert capsys.readouterr().err.splitlines() == [
+        'scoring against the answers in SogouQA.json: no qid_answer_expand beside it',
+        f'scoring against the official answers in {path}',
+    ]
+    message = refusal(records.load_references, files, [*data, record('d')])
+    assert message == f"{path}: lacks the id 'd' of SogouQA.json; move it elsewhere"
 
 
-def test_official_answers_of_other_questions_are_refused(tmp_path):
-    """Or the score would break off in the middle of validation."""
-    path = tmp_path / 'qid_answer_expand'
-    path.write_text('a\t天津\t天津\n', encoding='utf-8')
-    message = refusal(records.load_references, str(path), 'SogouQA.json', [*map(record, 'ab')])
-    assert message == f"{path}: lacks the id 'b' of SogouQA.json; move it elsewhere"
-
-
-# ----------------------------------------------------------------------------------- enough of them
-
-
-def test_no_record_to_train_on_is_refused():
+def test_no_record_to_train_on_or_no_id_to_validate_on_is_refused():
+    """A record with an id alone is enough: it is scored, as wrong."""
     message = refusal(records.require_data, [], [record('a')], FILES)
     assert message == 'WebQA.json: no complete record to train on, nor in SogouQA.json'
-
-
-@pytest.mark.parametrize('valid_data', [[], [{'passages': []}, {'id': None, 'question': '谁'}]])
-def test_no_id_to_validate_on_is_refused(valid_data):
-    """A record with an id alone is enough: it is scored, as wrong."""
-    message = refusal(records.require_data, [record('a')], valid_data, FILES)
-    assert message == 'SogouQA.json: no record with an id to validate on'
-    records.require_data([record('a')], [*valid_data, {'id': 'b'}], FILES)
+    for valid_data in [], [{'passages': []}, {'id': None, 'question': '谁'}]:
+        message = refusal(records.require_data, [record('a')], valid_data, FILES)
+        assert message == 'SogouQA.json: no record with an id to validate on'
+        records.require_data([record('a')], [*valid_data, {'id': 'b'}], FILES)

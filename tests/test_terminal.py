@@ -8,7 +8,9 @@ import pytest
 from support.answers import Answer, Candidate, Vote
 from support.terminal import as_text, has_colour, lines_for
 
-LEFT = Vote(0.9876, False, [])
+LEFT = Vote(no_answer_prob=0.9876, has_answer=False, token_probs=[])
+NOTHING = Candidate('', None, None, None, [], None, None, True)
+BEGUN = Candidate('北', 0, 1, 2, [7], 0.125, -3.0, finished=False)
 
 
 def answer_of(votes, text='北京', passage=0, start=1, others=()):
@@ -17,72 +19,61 @@ def answer_of(votes, text='北京', passage=0, start=1, others=()):
     return Answer(*first[:-1], [first, *others], votes)
 
 
-def test_passages_come_in_the_order_of_their_votes():
-    """Each with its number as given, and its probability of each token; who left comes last."""
-    votes = [LEFT, Vote(0.1, True, [0.5, 0.5, 1.0]), Vote(0.1, True, [0.9, 0.8, 1.0])]
-    passages = ['天津北京', '在北京。', '在北京市，北京']
-    text = as_text(passages, answer_of(votes, passage=2), ['北', '京', '[SEP]'], colour=False)
-    assert text.splitlines() == [
-        'answer: 北京 (score 0.500)',
-        'passage 3 votes: 北 0.90  京 0.80  [SEP] 1.00',
-        '  在[北京]市，北京',
-        'passage 2 votes: 北 0.50  京 0.50  [SEP] 1.00',
-        '  在[北京]。',
-        'passage 1 left: no answer 0.99',
-        '  天津北京',
-    ]
+def votes_of(*token_probs):
+    """A Vote for each passage that took part."""
+    return [Vote(0.1, True, probs) for probs in token_probs]
 
 
-def test_candidates_follow_the_answer():
-    others = [
-        Candidate('', None, None, None, [], 0.25, -2.0, True),
-        Candidate('北', 0, 1, 2, [7], 0.125, -3.0, False),
-    ]
-    text = as_text(['在北京'], answer_of([Vote(0.0, True, [])], others=others), [], colour=False)
-    assert text.splitlines() == [
-        'answer: 北京 (score 0.500)',
-        '    or:  (score 0.250)',
-        '    or: 北 (score 0.125), not finished',
-        'passage 1',  # it was not asked
-        '  在[北京]',
-    ]
+@pytest.mark.parametrize(
+    ('passages', 'answer', 'lines'),
+    [
+        # in the order of the votes, each with its number as given; who left comes last
+        (['天津北京', '在北京。', '在北京市，北京'],
+         answer_of([LEFT, *votes_of([0.5, 0.5, 1.0], [0.9, 0.8, 1.0])], passage=2),
+         ['answer: 北京 (score 0.500)',
+          'passage 3 votes: 北 0.90  京 0.80  [SEP] 1.00', '  在[北京]市，北京',
+          'passage 2 votes: 北 0.50  京 0.50  [SEP] 1.00', '  在[北京]。',
+          'passage 1 left: no answer 0.99', '  天津北京']),
+        # other candidates follow the answer; a passage without probabilities was not asked
+        (['在北京'], answer_of(votes_of([]), others=[NOTHING._replace(score=0.25), BEGUN]),
+         ['answer: 北京 (score 0.500)', '    or:  (score 0.250)',
+          '    or: 北 (score 0.125), not finished', 'passage 1', '  在[北京]']),
+        (['天津'], Answer(*NOTHING[:-1], [NOTHING], [LEFT]),
+         ['answer: (none)', 'passage 1 left: no answer 0.99', '  天津']),
+    ],
+)  # fmt: skip
+def test_answer_comes_first_then_passages_by_their_votes(passages, answer, lines):
+    text = as_text(passages, answer, ['北', '京', '[SEP]'], colour=False)
+    assert text.splitlines() == lines
 
 
-def test_no_answer_is_said():
-    nothing = Candidate('', None, None, None, [], None, None, True)
-    answer = Answer(*nothing[:-1], [nothing], [LEFT])
-    assert as_text(['天津'], answer, ['[SEP]'], colour=False).splitlines() == [
-        'answer: (none)',
-        'passage 1 left: no answer 0.99',
-        '  天津',
-    ]
-
-
-def test_passages_give_no_commands_to_the_terminal():
+@pytest.mark.parametrize(
+    ('colour', 'marked', 'faded'),
+    [(False, '[北 [2J 京]', ' '), (True, '\x1b[7m北 [2J 京\x1b[0m', '\x1b[2m \x1b[0m')],
+)
+def test_passages_give_no_commands_to_the_terminal(colour, marked, faded):
     """The place is that of the answer all the same; only the marks are ours."""
-    passage = '\x1b\x9b北\x1b[2J\u2028京'
-    votes = [Vote(0.1, True, [1.0]), LEFT]
-    answer = answer_of(votes, '北\x1b[2J\u2028京', start=2)
-    plain = as_text([passage, '\x07'], answer, ['北'], colour=False)
-    assert plain.splitlines()[0] == 'answer: 北 [2J 京 (score 0.500)'
-    assert plain.splitlines()[2] == '    [北 [2J 京]'
-    coloured = as_text([passage, '\x07'], answer, ['北'], colour=True)
-    assert coloured.splitlines()[2] == '    \x1b[7m北 [2J 京\x1b[0m'
-    assert coloured.splitlines()[4] == '  \x1b[2m \x1b[0m'
-
-
-def test_lines_give_no_commands_to_a_terminal_and_are_exact_elsewhere():
-    lines = 'a\x1b]0;\t北\x9b2J\u202e京\nb\t\n'
-    shown = lines_for(types.SimpleNamespace(isatty=lambda: True), lines)
-    assert shown == 'a ]0;\t北 2J 京\nb\t\n'
-    assert lines_for(io.StringIO(), lines) == lines_for(None, lines) == lines
+    passages, text = ['\x1b\x9b北\x1b[2J\u2028京', '\x07'], '北\x1b[2J\u2028京'
+    answer = answer_of([*votes_of([1.0]), LEFT], text, start=2)
+    lines = as_text(passages, answer, ['北'], colour).split('\n')
+    assert lines[0] == 'answer: 北 [2J 京 (score 0.500)'
+    assert (lines[2], lines[4]) == (f'    {marked}', f'  {faded}')
 
 
 @pytest.mark.parametrize(
     ('terminal', 'kind', 'coloured'),
     [(True, 'xterm', True), (True, 'dumb', False), (False, 'xterm', False)],
 )
-def test_colours_are_for_terminals(monkeypatch, terminal, kind, coloured):
+def test_only_terminals_get_colours_and_lines_without_commands(
+    monkeypatch, terminal, kind, coloured
+):
+    """Elsewhere lines are exact; some streams do not know what they are."""
+    stream, lines = (
+        types.SimpleNamespace(isatty=lambda: terminal),
+        'a\x1b]0;\t北\x9b2J\u202e京\nb\t\n',
+    )
     monkeypatch.setenv('TERM', kind)
-    assert has_colour(types.SimpleNamespace(isatty=lambda: terminal)) == coloured
-    assert not has_colour(io.StringIO()) and not has_colour(None)
+    assert has_colour(stream) == coloured
+    assert lines_for(stream, lines) == ('a ]0;\t北 2J 京\nb\t\n' if terminal else lines)
+    for other in io.StringIO(), None:
+        assert not has_colour(other) and lines_for(other, lines) == lines
