@@ -14,53 +14,36 @@ import types
 import numpy as np
 import pytest
 from conftest import ROOT, write_json
-from runs import call, fill, options, results
+from runs import AT_WORK, RESULTS, call, fill, half_written, options, results
 
 import evaluate_sogou
 
-WRITES = os.O_WRONLY | os.O_RDWR
+pytestmark = pytest.mark.usefixtures('built_once')
 COMMANDS = 'train', 'eval', 'predict', 'export', 'score', 'convert'
 KINDS = 'bytes', 'room'  # no file may be longer than; no room in the file system but
+DISK = types.SimpleNamespace(folder=None, begun=0)  # where writes are counted, and how many were
 
 
-class Disk:
-    """Counts what is begun to be written in a folder, and lets the disk be full from one on."""
+@pytest.fixture(scope='module', autouse=True)
+def hearing():
+    """Count what is begun to be written in a folder, and let the disk be full from one on."""
 
-    def __init__(self):
-        self.folder, self.begun, self.at, self.full = None, 0, None, None
-        sys.addaudithook(self._hear)  # for good
-
-    def _hear(self, event, arguments):
-        if self.folder is None or event not in ('open', 'os.mkdir', 'os.rename'):
+    def hear(event, arguments):
+        if DISK.folder is None or event not in ('open', 'os.mkdir', 'os.rename'):
             return
-        path = arguments[0]
-        if not isinstance(path, str) or not os.path.abspath(path).startswith(self.folder):
-            return
-        if event != 'open' or arguments[2] & WRITES:
-            self.begun += 1
-            if self.begun == self.at:
-                folder, self.folder = self.folder, None
-                self.full()
-                self.folder = folder
+        path, writes = arguments[0], event != 'open' or arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes and isinstance(path, str) and os.path.abspath(path).startswith(DISK.folder):
+            DISK.begun += 1
+            if DISK.begun == DISK.at:
+                folder, DISK.folder = DISK.folder, None
+                DISK.full()
+                DISK.folder = folder
 
-    @contextlib.contextmanager
-    def watched(self, folder, at=None, full=None):
-        """Count in a folder; at the beginning of that number call `full`."""
-        self.folder, self.begun, self.at, self.full = str(folder), 0, at, full
-        try:
-            yield self
-        finally:
-            self.folder = None
-
-
-@pytest.fixture(scope='module')
-def disk():
-    """The one Disk of this process."""
-    return Disk()
+    sys.addaudithook(hear)  # for good
 
 
 @contextlib.contextmanager
-def full_disk(disk, kind, folder, at, left):
+def full_disk(kind, folder, at, left):
     """Let the disk be full from the `at`-th thing on that is written, but for `left` bytes."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ballast = folder / 'ballast'
@@ -71,16 +54,16 @@ def full_disk(disk, kind, folder, at, left):
         else:
             fill(ballast, but=left // 4096 * 4096)
 
+    vars(DISK).update(folder=str(folder / 'output'), begun=0, at=at, full=full)
     try:
-        with disk.watched(folder / 'output', at, full):
-            yield
+        yield
     finally:
+        DISK.folder = None
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         ballast.unlink(missing_ok=True)
 
 
-def run(script, study, folder, command):
-    """Run a command of the small run in a folder; as `runs.call`."""
+def run_command(script, study, folder, command):
     output = folder / 'output'
     if command in ('train', 'eval'):
         return call(script, command, *options(study, output, epochs=2))
@@ -89,15 +72,14 @@ def run(script, study, folder, command):
         return call(script, command, study / 'SogouQA.json', *given)
     if command == 'export':
         return call(script, command, output / 'model', *options(study, output))
-    arguments = {
-        'score': ['evaluate_sogou.py', output / 'predictions.tsv', output / 'scored.tsv',
-                  f'--dataset={study / "SogouQA.json"}'],
-        'convert': [os.path.join('data', 'convert.py'), folder / 'given.json', output / 'new.json'],
-    }[command]  # fmt: skip
-    path, *arguments = map(str, arguments)
+    if command == 'score':
+        path, arguments = 'evaluate_sogou.py', [output / 'predictions.tsv', output / 'scored.tsv']
+        arguments += [f'--dataset={study / "SogouQA.json"}']
+    else:
+        path, arguments = 'data/convert.py', [folder / 'given.json', output / 'new.json']
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', [path, *arguments])
+        patch.setattr(sys, 'argv', [path, *map(str, arguments)])
         # or it would be another module, with errors of its own
         patch.setitem(sys.modules, 'evaluate_sogou', evaluate_sogou)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -127,87 +109,82 @@ def contents(output):
 
 
 @pytest.fixture(scope='module')
-def small_run(script, study, disk, tmp_path_factory):
-    """A small run with room enough: before and after each command the output folder, and counts."""
-    folder, stages = tmp_path_factory.mktemp('full_disk'), {}
+def stages(script, study, tmp_path_factory):
+    """A run with room enough: before and after each command the output folder, and counts."""
+    folder, found = tmp_path_factory.mktemp('full_disk'), {}
     rgb = {'id': 0, 'query': '谁？', 'answer': ['北京'], 'positive': ['在北京'], 'negative': ['是']}
     write_json(folder / 'given.json', rgb)
     (folder / 'output').mkdir()
     for command in COMMANDS:
         before = shutil.copytree(folder / 'output', folder / f'before_{command}')
-        with disk.watched(folder / 'output'):
-            status, last_line, err = run(script, study, folder, command)
+        with full_disk('', folder, None, 0):
+            status, last_line, err = run_command(script, study, folder, command)
         assert status == 0, err
         after = shutil.copytree(folder / 'output', folder / f'after_{command}')
-        stages[command] = types.SimpleNamespace(
-            before=before, after=after, begun=disk.begun, last_line=last_line
+        found[command] = types.SimpleNamespace(
+            before=before, after=after, begun=DISK.begun, last_line=last_line
         )
-    stages['given'] = folder / 'given.json'
-    return stages
+    return found
 
 
-def check(script, study, disk, small_run, folder, command, kind, at, left):
-    """Run a command that finds the disk full, look at what is there, and run it with room.
+@pytest.fixture
+def fails(script, study, stages, request, tmp_path):
+    """Return a function that runs a command that finds the disk full, and again with room.
 
-    Returns whether it failed: there may have been room enough.
+    It looks at what is there and returns whether the command failed: there may have been room.
     """
-    stage, output = small_run[command], folder / 'output'
-    shutil.rmtree(output, ignore_errors=True)
-    shutil.copytree(stage.before, output)
-    shutil.copy(small_run['given'], folder / 'given.json')
-    before = contents(output)
-    with full_disk(disk, kind, folder, at, left):
-        status, last_line, err = run(script, study, folder, command)
-    case = f'{command}, {kind}, {at} of {stage.begun}, {left} left: {err[-1500:]}'
-    if status:
-        line = err.splitlines()[-1]
-        assert (status, last_line) == (2, []) and 'Traceback' not in err, case
-        assert str(output) in line and re.search('make room', line), case
-        assert not list(output.rglob('.unfinished*')), case
-        after, whole = contents(output), contents(stage.after)
-        for name, content in after.items():
-            if not re.search(r'backup-|-of-1|\.lock$|\.unfinished$|log.csv|best_model|\.h5$', name):
-                assert content in (before.get(name), whole.get(name)), f'{name}; {case}'
-        assert before.keys() <= {*after, *whole}, case
-        again = run(script, study, folder, command)
-        assert again[:2] == (0, stage.last_line), f'{case}; again: {again[2][-1000:]}'
-    else:
+
+    def check(command, kind, at, left):
+        folder = request.getfixturevalue('little_room') if kind == 'room' else tmp_path
+        stage, output = stages[command], folder / 'output'
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.copytree(stage.before, output)
+        shutil.copy(stage.before.parent / 'given.json', folder)
+        before, whole = contents(output), contents(stage.after)
+        with full_disk(kind, folder, at, left):
+            status, last_line, err = run_command(script, study, folder, command)
+        case = f'{command}, {kind}, {at} of {stage.begun}, {left} left: {err[-1500:]}'
+        if status:
+            line, after = err.splitlines()[-1], contents(output)
+            assert (status, last_line) == (2, []) and 'Traceback' not in err, case
+            assert str(output) in line and 'make room' in line, case
+            assert not list(output.rglob(half_written('*'))), case
+            parts = rf'{AT_WORK}|log.csv|best_model|\.h5$'
+            for name in (name for name in after if not re.search(parts, name)):
+                assert after[name] in (before.get(name), whole.get(name)), f'{name}; {case}'
+            assert before.keys() <= {*after, *whole}, case
+            if RESULTS[0] in after:  # and the best weights so far can be read
+                script.load_reader(data_dir=str(study), checkpoint_path='', output_dir=str(output))
+            again, last_line, err = run_command(script, study, folder, command)
+            assert again == 0, f'{case}; again: {err[-1000:]}'
         assert last_line == stage.last_line, case
-    assert contents(output) == contents(stage.after) or command == 'train', case
-    if command == 'train':
-        assert results(output, []) == results(stage.after, []), case
-    return status != 0
+        assert contents(output) == whole or command == 'train', case
+        if command == 'train':
+            assert results(output, []) == results(stage.after, []), case
+        return status != 0
+
+    return check
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_full_disk_is_said_and_costs_nothing(
-    script, study, disk, small_run, request, tmp_path, kind
-):
+def test_full_disk_is_said_and_costs_nothing(stages, fails, kind):
     """In the middle of each command."""
-    folder = request.getfixturevalue('little_room') if kind == 'room' else tmp_path
-    failed = 0
-    for command in COMMANDS if kind == 'bytes' else ('train', 'predict'):
-        at = (small_run[command].begun + 1) // 2
-        failed += check(script, study, disk, small_run, folder, command, kind, at, 0)
-    assert failed >= (6 if kind == 'bytes' else 2)  # a last rename needs no room
+    commands = COMMANDS if kind == 'bytes' else ('train', 'predict')
+    failed = [fails(each, kind, (stages[each].begun + 1) // 2, 0) for each in commands]
+    assert all(failed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
-def test_full_disk_at_any_moment_costs_nothing(
-    script, study, disk, small_run, request, capsys, tmp_path, kind
-):
+def test_full_disk_at_any_moment_costs_nothing(stages, fails, capsys, kind):
     """At each moment of each command, and with a random number of bytes left at random ones."""
-    folder = request.getfixturevalue('little_room') if kind == 'room' else tmp_path
     rng, cases = np.random.default_rng(KINDS.index(kind)), []
     for command in COMMANDS:
-        cases += [(command, at, 0) for at in range(1, small_run[command].begun + 1)]
+        cases += [(command, at, 0) for at in range(1, stages[command].begun + 1)]
     for command in itertools.islice(itertools.cycle(COMMANDS), 100):
-        at = int(rng.integers(1, small_run[command].begun + 1))
+        at = int(rng.integers(1, stages[command].begun + 1))
         cases.append((command, at, int(10 ** rng.uniform(0, 5.5))))
     assert len(cases) > 150
-    failed = 0
-    for command, at, left in cases:
-        failed += check(script, study, disk, small_run, folder, command, kind, at, left)
+    failed = sum(fails(command, kind, at, left) for command, at, left in cases)
     with capsys.disabled():
         print(f' {len(cases)} moments, {failed} of them without room ', end='')

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -11,27 +10,33 @@ import types
 
 import numpy as np
 import pytest
-from conftest import build_small_model, record, refusal, write_json
+from conftest import record, refusal, write_json
 from runs import (
     ALWAYS,
-    CONSTANTS,
+    LOCK,
+    RESULTS,
     Killed,
     Process,
+    backup,
     call,
     curves,
     distance,
     fill,
+    half_written,
     keep_weights,
     options,
     results,
     two_workers,
 )
 
-from support import bert, settings
-from support.files import alone
+from support import bert
+from support.files import lock
 from support.keras2 import tf
 from support.resume import Backups, State, Stop
 from support.training import Log
+
+pytestmark = pytest.mark.usefixtures('built_once')
+BEST = RESULTS[0]
 
 
 def assert_undisturbed(output, last_line, undisturbed):
@@ -46,15 +51,19 @@ def assert_undisturbed(output, last_line, undisturbed):
     assert shown == whole
 
 
+def files_in(folder):
+    """All files, {path: bytes}, but the lock."""
+    paths = (path for path in folder.rglob('*') if path.is_file() and path.name != LOCK)
+    return {path: path.read_bytes() for path in paths}
+
+
 # -------------------------------------------------------------------------------------------- kills
 
-# in the order of a training; a backup is made after every update here
-MOMENTS = [
-    'before random_order.json', 'after config.json', 'before backup-1-0', 'after backup-2-0',
-    'after backup-8-0', 'before best_model.weights.h5', 'after best_model.weights.h5',
-    'after log.csv', 'after TensorBoard', 'after backup-8-1', 'after backup-16-2',
-    'after backup-24-2', 'after backup-24-3', 'before predictions.tsv', 'after predictions.tsv',
-]  # fmt: skip
+# in the order of a training; a backup is made after every update until the fifth
+MOMENTS = f"""before random_order.json, after config.json, before {backup(1, 0)},
+after {backup(2, 0)}, after {backup(8, 0)}, before {BEST}, after {BEST}, after log.csv,
+after TensorBoard, after {backup(8, 1)}, after {backup(16, 2)}, after {backup(24, 2)},
+after {backup(24, 3)}, before predictions.tsv, after predictions.tsv"""
 
 
 @contextlib.contextmanager
@@ -93,10 +102,10 @@ def test_training_cut_off_after_a_step_ends_as_if_it_had_not_been(train, undistu
     and backed up again. None of them may be lost, or be made with what only a later one knows.
     """
     output = tmp_path / '0'
-    for number, moment in enumerate(MOMENTS, 1):
+    for number, moment in enumerate(re.split(r',\s', MOMENTS), 1):
         image = tmp_path / f'{number}'
         with killed(moment, output, image):
-            train(output, backup_minutes=ALWAYS)
+            train(output, backup_minutes=ALWAYS if number < 5 else 10)
         output = image
     status, last_line, err = train(output)
     assert status == 0 and 'continuing after update 24 of 24' in err
@@ -108,10 +117,8 @@ def test_training_that_was_killed_ends_as_if_it_had_not_been(study, train, undis
     output = tmp_path / 'output'
     arguments = options(study, output, backup_minutes=ALWAYS)
     process = Process(tmp_path, 'train', *arguments, changes=['slow_updates()'])
-    process.wait_until((output / 'backup-10-1').exists)
-    process.kill()
-    assert process.process.returncode == -signal.SIGKILL
-    assert not (output / 'backup-16-1').exists()
+    process.wait_until((output / backup(10, 1)).exists)
+    assert process.kill() == -signal.SIGKILL and not (output / backup(16, 1)).exists()
     status, last_line, err = train(output)
     assert status == 0 and re.search(r'continuing after update 1[0-5] of 24', err)
     assert_undisturbed(output, last_line, undisturbed)
@@ -144,47 +151,7 @@ def test_training_killed_at_any_moment_ends_as_if_it_had_not_been(
         print(f' {kills} kills survived ', end='')
 
 
-def test_everything_that_training_knows_survives(script, study, train, undisturbed, tmp_path):
-    """Also the quality of the best weights, without which worse ones could take their place."""
-    with open(undisturbed.output / 'backup-24-3' / 'state.json', encoding='utf-8') as file:
-        state = State(**json.load(file)['state'])
-    rows = (undisturbed.output / 'log.csv').read_text(encoding='utf-8').splitlines()[1:]
-    finals = [float(row.split(',')[-1]) for row in rows]
-    assert (state.step, state.losses, state.best) == (24, 0.0, max(finals))
-    assert [row['val_Final'] for row in state.log] == finals
-    trainer, output = trainer_of(script, study), tmp_path / 'output'
-    shutil.copytree(undisturbed.output, output)
-    again = backups_in(output, trainer)
-    again.restore()
-    assert again.state == state and again.checkpoint.optimizer.iterations.numpy() == 24
-
-
 # ------------------------------------------------------------------------------------------ signals
-
-
-def test_signal_backs_up_and_says_how_to_continue(study, train, undisturbed, tmp_path):
-    """Nothing but the signal asks for a backup here; the update it interrupts is finished."""
-    output = tmp_path / 'output'
-    process = Process(tmp_path, 'train', *options(study, output), changes=['slow_updates()'])
-    process.wait_for('Epoch 2/')
-    process.process.send_signal(signal.SIGINT)
-    assert process.end(130) == [] and 'Traceback' not in process.said()
-    stopped = stopped_after(process.said())
-    assert list(output.glob(f'backup-{stopped}-1'))
-
-    def terminated(stop, *arguments, original=Stop.on_train_batch_end):
-        if stop.backups.state.step == 20:
-            os.kill(os.getpid(), signal.SIGTERM)
-        original(stop, *arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stop, 'on_train_batch_end', terminated)
-        status, last_line, err = train(output)
-    assert (status, last_line) == (130, []) and f'continuing after update {stopped} of 24' in err
-    assert stopped_after(err) == 20 and list(output.glob('backup-20-2'))
-    status, last_line, err = train(output)
-    assert status == 0 and 'continuing after update 20 of 24' in err
-    assert_undisturbed(output, last_line, undisturbed)
 
 
 def stopped_after(said):
@@ -194,15 +161,36 @@ def stopped_after(said):
     return int(stopped[1])
 
 
+def test_signal_backs_up_and_says_how_to_continue(train, undisturbed, tmp_path):
+    """Nothing but the signal asks for a backup here; the update it interrupts is finished."""
+    output, on_train_batch_end = tmp_path / 'output', Stop.on_train_batch_end
+    for number, step, backed_up in (signal.SIGINT, 10, (10, 1)), (signal.SIGTERM, 20, (20, 2)):
+
+        def signalled(stop, *arguments, number=number, step=step):
+            if stop.backups.state.step == step:
+                os.kill(os.getpid(), number)
+            on_train_batch_end(stop, *arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Stop, 'on_train_batch_end', signalled)
+            status, last_line, err = train(output)
+        assert (status, last_line, stopped_after(err)) == (130, [], step)
+        assert (output / backup(*backed_up)).exists()
+        assert ('continuing after update 10 of 24' in err) == (step == 20)
+    status, last_line, err = train(output)
+    assert status == 0 and 'continuing after update 20 of 24' in err
+    assert_undisturbed(output, last_line, undisturbed)
+
+
 def test_signal_while_an_epoch_is_scored_is_heard(script, train, undisturbed, tmp_path):
     """At once, for the backup is made: the rest of the sample is left to the next run.
 
     So is the score of all validation questions, which takes hours, if the last epoch's is done.
     """
-    output = shutil.copytree(undisturbed.stages / 'backup-24-2', tmp_path / 'output')
+    output = shutil.copytree(undisturbed.stages / backup(24, 2), tmp_path / 'output')
     before = set(os.listdir(output))
 
-    def interrupt(owner, name, method):
+    def interrupted_after(owner, name):
         original = getattr(owner, name)
 
         def interrupted(*arguments):
@@ -210,25 +198,22 @@ def test_signal_while_an_epoch_is_scored_is_heard(script, train, undisturbed, tm
             os.kill(os.getpid(), signal.SIGTERM)
             return yielded
 
-        method.setattr(owner, name, interrupted)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, interrupted)
+            status, last_line, err = train(output)
+        assert (status, last_line, stopped_after(err)) == (130, [], 24)
 
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt(script.Tally, 'add', patch)
-        status, last_line, err = train(output)
-    assert (status, last_line, stopped_after(err)) == (130, [], 24)
+    interrupted_after(script.Tally, 'add')
     assert set(os.listdir(output)) == before
     assert curves(output)['validation/epoch_Final'].keys() == {0, 1}
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt(script.Evaluator, 'on_epoch_end', patch)
-        status, last_line, err = train(output)
-    assert (status, last_line, stopped_after(err)) == (130, [], 24)
-    assert (output / 'backup-24-3').exists() and not (output / 'predictions.tsv').exists()
+    interrupted_after(script.Evaluator, 'on_epoch_end')
+    assert (output / backup(24, 3)).exists() and not (output / 'predictions.tsv').exists()
     status, last_line, _ = train(output)
     assert status == 0
     assert_undisturbed(output, last_line, undisturbed)
 
 
-def test_second_signal_ends_at_once(tmp_path, capsys):
+def test_second_signal_ends_at_once(capsys):
     """Who asks twice does not want to wait for the end of an update."""
     stop = Stop(types.SimpleNamespace(state=State(step=3)), workers=1)
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
@@ -245,267 +230,143 @@ def test_second_signal_ends_at_once(tmp_path, capsys):
 # -------------------------------------------------------------- what a backup is not continued with
 
 
-def test_run_with_other_constants_or_data_is_not_continued(train, study, undisturbed, tmp_path):
-    """More epochs are welcome: they continue as if there had been as many from the start."""
-    output = tmp_path / 'output'
-    assert train(output, epochs=1)[0] == 0
-    before = {path: path.read_bytes() for path in output.rglob('*') if path.is_file()}
-    shutil.copytree(study, tmp_path / 'data')
-    write_json(tmp_path / 'data' / 'WebQA.json', [record(f'W{i}') for i in range(3)])
-    for name, value in ('data_dir', tmp_path / 'data'), ('learning_rate', 0.002), ('seed', 2):
-        status, last_line, err = train(output, **{name: value})
-        error = err.splitlines()[-1]
-        assert (status, last_line) == (2, []) and 'Traceback' not in err
-        differs = f'{name} = {CONSTANTS.get(name)}, now {value}'
-        assert ('the data = ' if name == 'data_dir' else differs) in error
-        assert 'change that back, or start afresh with another output_dir' in error
-        assert {path: path.read_bytes() for path in before} == before
-    status, last_line, _ = train(output)
-    assert status == 0
-    assert_undisturbed(output, last_line, undisturbed)
-
-
-def test_run_that_began_with_other_weights_is_not_continued(train, undisturbed, tmp_path):
-    """The name of a checkpoint may change, what it holds must not."""
-    output = shutil.copytree(undisturbed.output, tmp_path / 'output')
-    other = undisturbed.output / 'best_model.weights.h5'
-    status, last_line, err = train(output, checkpoint_path=other)
-    assert (status, last_line) == (2, []) and 'made with the first weights = ' in err
-    assert results(output, undisturbed.results['last line']) == undisturbed.results
-
-
-def trainer_of(script, folder):
-    """A Trainer of the BERT of a folder."""
-    return script.build_trainer(build_small_model(script, folder)[0], script.Constants())
-
-
-def backups_in(output, trainer):
-    """The Backups of a run that continues what is in a folder: (its Backups, its checkpoint)."""
-    checkpoint = tf.train.Checkpoint(bert=trainer.trained, optimizer=trainer.optimizer)
-    return Backups(str(output), checkpoint, State(), {}, lambda: None, is_chief=True)
-
-
-@pytest.fixture(scope='module')
-def trainer(script, study):
-    """A Trainer like that of `undisturbed`."""
-    return trainer_of(script, study)
-
-
-@pytest.mark.parametrize('damage', ['state.json', 'weights.index', 'weights.data-00000-of-00001'])
-@pytest.mark.parametrize('content', [b'', b'[]', None])
-def test_damaged_backup_is_named(undisturbed, trainer, tmp_path, damage, content):
-    output = shutil.copytree(undisturbed.output, tmp_path / 'output')
-    [backup] = output.glob('backup-*')
-    (backup / damage).unlink() if content is None else (backup / damage).write_bytes(content)
-    assert str(backup) in refusal(backups_in(output, trainer).restore)
-
-
-def test_state_that_is_not_as_it_was_written_is_refused(undisturbed, trainer, tmp_path):
-    """Though it is one that might have been; nor is a backup of two, state and weights."""
-    output = shutil.copytree(undisturbed.output, tmp_path / 'output')
-    path = output / 'backup-24-3' / 'state.json'
-    state = path.read_text(encoding='utf-8')
-    path.write_text(state.replace('"step": 24', '"step": 23'), encoding='utf-8')
-    assert 'it is not as it was written' in refusal(backups_in(output, trainer).restore)
-    path.write_text(state, encoding='utf-8')
-    for file in (undisturbed.stages / 'backup-16-2' / 'backup-16-2').glob('weights.*'):
-        shutil.copy(file, path.parent)
-    assert 'it is not as it was written' in refusal(backups_in(output, trainer).restore)
-
-
-def test_damaged_backup_ends_training_in_one_line(train, undisturbed, tmp_path):
-    """Rather than to start from the beginning, over what is there."""
-    output = shutil.copytree(undisturbed.output, tmp_path / 'output')
-    [backup] = output.glob('backup-*')
-    (backup / 'weights.index').write_bytes(b'')
-    before = {path: path.read_bytes() for path in output.rglob('*') if path.is_file()}
-    status, last_line, err = train(output)
-    assert (status, last_line) == (2, []) and 'Traceback' not in err
-    assert f'{backup}: damaged (' in err.splitlines()[-1]
-    assert {path: path.read_bytes() for path in before} == before
-
-
-def test_best_weights_that_have_gone_are_missed_at_once(undisturbed, trainer, tmp_path):
-    """Not after another epoch, which might not be better than the one that they were of."""
-    output = shutil.copytree(undisturbed.output, tmp_path / 'output')
-    (output / 'best_model.weights.h5').unlink()
-    assert 'best_model.weights.h5 has gone' in refusal(backups_in(output, trainer).restore)
-
-
-def test_newest_backup_is_taken_and_older_ones_are_removed(trainer, tmp_path):
-    """By numbers, not by letters; with what a killed run left half-written, but nothing else."""
-    backups = backups_in(tmp_path, trainer)
-    assert backups.restore() is None
-    for step in 9, 10:
-        backups.state.step = step
-        if step == 10:
-            shutil.copytree(tmp_path / 'backup-9-0', tmp_path / 'kept')
-        backups.write()
-    shutil.copytree(tmp_path / 'kept', tmp_path / 'backup-9-0')
-    shutil.copytree(tmp_path / 'kept', tmp_path / '.unfinished.backup-11-0')
-    (tmp_path / 'backup-12-0.zip').write_bytes(b'made by hand')
-    again = backups_in(tmp_path, trainer)
-    assert again.restore() == str(tmp_path / 'backup-10-0') and again.state.step == 10
-    again.state.step = 11
-    again.write()
-    assert set(os.listdir(tmp_path)) == {'backup-11-0', 'backup-12-0.zip', 'kept'}
-
-
-def test_state_is_restored_to_the_last_field(trainer, tmp_path):
-    """The middle of an epoch too, whose losses are not to be forgotten."""
-    backups = backups_in(tmp_path, trainer)
-    vars(backups.state).update(step=5, losses=1 / 3, best=0.7, log=[{'epoch': 1, 'loss': 1e-17}])
-    backups.write()
-    (tmp_path / 'best_model.weights.h5').touch()
-    again = backups_in(tmp_path, trainer)
-    assert again.restore() == str(tmp_path / 'backup-5-1')
-    assert again.state == backups.state != State()
-
-
-def test_backup_that_is_broken_off_leaves_the_one_before(trainer, tmp_path):
-    """Whatever breaks it off when its weights are written, and the rest of it is not."""
-    backups = backups_in(tmp_path, trainer)
-    backups.write()
-    backups.state.step, write = 1, backups.checkpoint.write
-
-    def broken_off(path):
-        write(path)
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(backups.checkpoint, 'write', broken_off)
-        backups.write()
-    assert os.listdir(tmp_path) == ['backup-0-0']
-    again = backups_in(tmp_path, trainer)
-    assert again.restore() == str(tmp_path / 'backup-0-0') and again.state == State()
-
-
-def test_link_named_like_a_backup_is_removed_alone(trainer, tmp_path):
-    """What it names is not ours."""
-    (tmp_path / 'elsewhere').mkdir()
-    (tmp_path / 'elsewhere' / 'mine').touch()
-    (tmp_path / 'backup-1-0').symlink_to(tmp_path / 'elsewhere')
-    backups = backups_in(tmp_path, trainer)
-    backups.state.step = 2
-    backups.write()
-    assert set(os.listdir(tmp_path)) == {'backup-2-0', 'elsewhere'}
-    assert os.listdir(tmp_path / 'elsewhere') == ['mine']
-
-
-def test_output_folder_may_have_any_name(train, undisturbed, tmp_path):
-    """Also one of bytes that are no UTF-8, in which TensorFlow would find nothing."""
+def test_more_epochs_continue_as_if_there_had_been_as_many_from_the_start(
+    train, undisturbed, tmp_path
+):
+    """In a folder of any name, also one of bytes that are no UTF-8 and of what is a pattern."""
     output = tmp_path / 'a[b]\\\udcff'
     assert train(output, epochs=1)[0] == 0
+    with lock(str(output / LOCK)):  # nor may two be at work
+        status, _, err = train(output)
+        assert status == 2 and 'another run is at work here' in err.splitlines()[-1]
     status, last_line, err = train(output)
     assert status == 0 and 'continuing after update 8 of 24' in err
     assert results(output, last_line) == undisturbed.results
 
 
-def test_second_run_in_a_folder_is_refused(train, undisturbed, tmp_path):
-    output = shutil.copytree(undisturbed.output, tmp_path / 'output')
-    with alone(str(output / 'train.lock')):
-        status, _, err = train(output)
-    assert status == 2 and 'another run is at work here' in err.splitlines()[-1]
+def change(name, changed):
+    """Change a file of an output folder by a function of its bytes; b'' removes it."""
+
+    def apply(output):
+        path = output / name
+        content = changed(path.read_bytes())
+        path.write_bytes(content) if content else path.unlink()
+
+    return apply
 
 
-# ------------------------------------------------------------------------------------------ no room
+LAST, AS_WRITTEN = backup(16, 2), 'damaged (it is not as it was written); start afresh with another'
+STATE, WEIGHTS = f'{LAST}/state.json', f'{LAST}/weights.index'
+REFUSED = [
+    ({'learning_rate': 0.002}, None, 'learning_rate = 0.003, now 0.002; change that back, or star'),
+    ({'seed': 2}, None, 'seed = 1, now 2; change that back, or start afresh with another output_d'),
+    ({'data_dir': '../data'}, None, 'made with the data = '),
+    ({'checkpoint_path': f'../{BEST}'}, None, 'made with the first weights = '),
+    ({}, change(STATE, lambda s: s.replace(b'"step": 16', b'"step": 15')), AS_WRITTEN),
+    ({}, change(STATE, lambda s: b'{}'), 'damaged ('),
+    ({}, lambda output: shutil.copy(output / '../other/weights.index', output / LAST), AS_WRITTEN),
+    ({}, change(WEIGHTS, lambda s: b''), 'damaged ('),
+    ({}, change(BEST, lambda s: b''), f'{BEST} has gone; put it back, or start afresh'),
+]  # fmt: skip
 
 
-def test_training_without_room_keeps_what_it_has_and_goes_on_with_room(
-    script, study, train, undisturbed, little_room
+@pytest.mark.parametrize(('constants', 'prepare', 'message'), REFUSED)
+def test_what_cannot_be_continued_is_refused_and_left_as_it_is(
+    train, study, undisturbed, tmp_path, monkeypatch, constants, prepare, message
 ):
-    """Whatever it is that finds the disk full."""
-    output, ballast = little_room / 'output', little_room / 'ballast'
-    shutil.copytree(undisturbed.stages / 'backup-8-1', output)
-    best = (output / 'best_model.weights.h5').read_bytes()
-    for owner, name in (settings, 'write_config'), (Backups, 'write'), (bert, 'save_best'):
-        original = getattr(owner, name)
-
-        def without_room(*arguments, original=original):
-            fill(ballast)
-            return original(*arguments)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(owner, name, without_room)
-            status, last_line, err = train(output)
-        assert (status, last_line) == (2, []) and 'Traceback' not in err
-        line = err.splitlines()[-1]
-        assert re.search(r'cannot be written \(.*No space left.*\); make room', line)
-        assert not list(output.rglob('.unfinished*'))
-        assert (output / 'best_model.weights.h5').read_bytes() == best
-        given = {'data_dir': str(study), 'checkpoint_path': '', 'output_dir': str(output)}
-        script.load_reader(**given)
-        ballast.unlink()
-    status, last_line, _ = train(output)
-    assert status == 0
-    assert_undisturbed(output, last_line, undisturbed)
+    """Rather than to start from the beginning, over what is there."""
+    output = shutil.copytree(undisturbed.stages / LAST, tmp_path / 'output')
+    shutil.copytree(undisturbed.output / backup(24, 3), tmp_path / 'other')
+    shutil.copy(output / BEST, tmp_path)
+    shutil.copytree(study, tmp_path / 'data')
+    write_json(tmp_path / 'data' / 'WebQA.json', [record(f'W{i}') for i in range(3)])
+    monkeypatch.chdir(output)
+    (prepare or str)(output)
+    before = files_in(output)
+    status, last_line, err = train(output, **constants)
+    line = err.splitlines()[-1]
+    assert (status, last_line) == (2, []) and 'Traceback' not in err
+    assert line.startswith(str(output)) and message in line
+    assert files_in(output) == before
 
 
-@pytest.mark.parametrize('share', [0.3, 0.6, 0.9])
-def test_weights_for_which_there_is_little_room_are_not_begun(trainer, little_room, share):
+def test_newest_backup_is_taken_and_older_ones_are_removed(tmp_path):
+    """By numbers, not by letters; with what a killed run left half-written, but nothing else.
+
+    Of a link to somebody's own the link alone.
+    """
+    state, checkpoint = State(), tf.train.Checkpoint(bert=tf.Variable(0))
+    backups = Backups(str(tmp_path), checkpoint, state, {}, lambda: None, is_chief=True)
+    assert backups.restore() is None
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'file').touch()
+    for state.step in 9, 10:
+        backups.write()
+        shutil.copytree(tmp_path / backup(state.step, 0), tmp_path / f'kept {state.step}')
+    shutil.copytree(tmp_path / 'kept 9', tmp_path / backup(9, 0))
+    shutil.copytree(tmp_path / 'kept 9', tmp_path / half_written(backup(11, 0)))
+    (tmp_path / backup(1, 0)).symlink_to(tmp_path / 'mine')
+    (tmp_path / f'{backup(12, 0)}.zip').write_bytes(b'made by hand')
+    state.step = 0
+    assert backups.restore() == str(tmp_path / backup(10, 0)) and state.step == 10
+    state.step = 11
+    backups.write()
+    left = {backup(11, 0), f'{backup(12, 0)}.zip', 'kept 9', 'kept 10', 'mine'}
+    assert {*os.listdir(tmp_path)} == left and os.listdir(tmp_path / 'mine') == ['file']
+
+
+def test_weights_for_which_there_is_little_room_are_not_begun(small_bert, little_room):
     """HDF5 may crash when the disk is full before the end."""
-    model = trainer.trained
-    bert.save_best(str(little_room), model, 'some BERT')
-    path = little_room / 'best_model.weights.h5'
-    before, size = path.read_bytes(), path.stat().st_size
-    fill(little_room / 'ballast', but=int(share * size))
-    assert 'No space left' in refusal(bert.save_best, str(little_room), model, 'some BERT')
-    assert path.read_bytes() == before and len(list(little_room.iterdir())) == 2
-    bert.load_best(str(little_room), model, 'some BERT')
+    model, path, folder = small_bert[0], little_room / BEST, str(little_room)
+    bert.save_best(folder, model, 'some BERT')
+    before = path.read_bytes()
+    for share in 0.3, 0.6, 0.9:
+        fill(little_room / 'ballast', but=int(share * len(before)))
+        assert 'No space left' in refusal(bert.save_best, folder, model, 'some BERT')
+        (little_room / 'ballast').unlink()
+        assert os.listdir(little_room) == [BEST] and path.read_bytes() == before
 
 
 # -------------------------------------------------------------------------------------- two workers
 
 
-@pytest.mark.parametrize('asked', [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_signal_to_one_worker_stops_all_after_the_same_update(
-    script, without_dropout, tmp_path, asked
+@pytest.mark.parametrize(
+    ('number', 'moment', 'change'),
+    [
+        pytest.param(0, 'Epoch 2/', 'slow_updates()', marks=pytest.mark.slow),
+        (1, 'Epoch 2/', 'slow_updates()'),
+        pytest.param(0, 'without end', 'endless_scoring()', marks=pytest.mark.slow),
+    ],
+)
+def test_two_workers_are_killed_and_stopped_and_end_as_if_they_had_not_been(
+    script, without_dropout, tmp_path, number, moment, change
 ):
-    """A scheduler does not warn all at once; the first must still be there to back up.
+    """TensorFlow notices within seconds when one is killed, and the other ends in one line.
 
-    One worker alone goes on here, which ends with the same weights but for rounding.
+    Also while it waits for the first one's score. A scheduler does not warn all at once: both
+    stop after the same update, the first still there to back up. One alone goes on here, which
+    ends with the same weights but for rounding.
     """
     output, (_, arguments, weights) = tmp_path / 'output', without_dropout
+    workers = two_workers(tmp_path, arguments, [[change]] * 2)
+    workers[0].wait_for(moment)
+    workers[number].kill()
+    other = workers[1 - number]
+    other.end(2, timeout=60)
+    broken = r'TensorFlow broke off \(Collective ops is aborted by: .*\); '
+    cure = 'run the same command, of all workers, to continue'
+    assert re.fullmatch(broken + cure, other.said().strip().splitlines()[-1])
+    assert 'Traceback' not in other.said()
     workers = two_workers(tmp_path, arguments, [['slow_updates()']] * 2)
     workers[0].wait_for('Epoch 2/')
-    workers[asked].process.send_signal(signal.SIGTERM)
+    workers[number].send(signal.SIGTERM)
     for worker in workers:
         worker.end(130)
+        assert 'continuing after update 8 of 16' in worker.said()
     [stopped] = {stopped_after(worker.said()) for worker in workers}
-    assert list(output.glob(f'backup-{stopped}-1'))
+    assert (output / backup(stopped, 1)).exists() and stopped > 8
     with pytest.MonkeyPatch.context() as patch:
         keep_weights(tmp_path / 'weights.npz', patch.setattr)
         status, _, err = call(script, 'train', *arguments, f'--output_dir={output}')
     assert status == 0 and f'continuing after update {stopped} of 16' in err
     assert distance(weights, tmp_path / 'weights.npz') <= 1e-5
-
-
-@pytest.mark.parametrize(
-    ('victim', 'moment', 'changes'),
-    [
-        pytest.param(0, 'Epoch 2/', [[], ['slow_updates()']], marks=pytest.mark.slow),
-        (1, 'Epoch 2/', [[], ['slow_updates()']]),
-        pytest.param(0, 'without end', [['endless_scoring()'], []], marks=pytest.mark.slow),
-    ],
-)
-def test_worker_whose_fellow_was_killed_ends_and_both_can_be_restarted(
-    without_dropout, tmp_path, victim, moment, changes
-):
-    """TensorFlow notices within seconds, also while the other waits for the first one's score."""
-    _, arguments, weights = without_dropout
-    kept = [tmp_path / f'{k}.npz' for k in range(2)]
-    workers = two_workers(tmp_path, arguments, changes)
-    workers[0].wait_for(moment)
-    workers[victim].kill()
-    other = workers[1 - victim]
-    other.end(2, timeout=60)
-    assert 'Traceback' not in other.said()
-    broken = r'TensorFlow broke off \(Collective ops is aborted by: .*\); '
-    cure = 'run the same command, of all workers, to continue'
-    assert re.fullmatch(broken + cure, other.said().strip().splitlines()[-1])
-    changes = [[f'keep_weights({str(path)!r})'] for path in kept]
-    workers = two_workers(tmp_path, arguments, changes)
-    for worker in workers:
-        worker.end()
-        assert 'continuing after update' in worker.said()
-    assert distance(weights, kept[0]) <= 1e-5 and distance(*kept) == 0

@@ -1,14 +1,16 @@
-"""support/lost.py: what is cut off and what can never be learnt, as training has it."""
+"""support/truncation.py: what is cut off and what can never be learnt, as training has it."""
 
 import numpy as np
 import pytest
 from conftest import record, record_of
-from support.lost import tell_what_is_lost
+
+from support import truncation
 
 
-def lost(capsys, script, records_, size=10, stride=0):
-    """What is said of records."""
-    tell_what_is_lost('f.json', records_, script.unify_separators, size, stride)
+def said_of(capsys, script, data, size=10, stride=0):
+    """What is said of records when so many characters are read."""
+    constants = script.Constants(max_p_len=size + 2, passage_stride=stride)
+    truncation.report('f.json', data, script.unify_separators, constants)
     return capsys.readouterr().err
 
 
@@ -20,17 +22,17 @@ def test_what_is_cut_off_is_counted(capsys, script):
         record_of(('天津' * 5, '天津')),
         record(None),  # is not used
     ]
-    assert lost(capsys, script, data) == (
+    assert said_of(capsys, script, data) == (
         'f.json: 2 of 5 passages are cut off after 10 characters, without --passage_stride; '
         '2 of 4 answers are cut off; '
         'answers that can never be learnt: 1 cut off\n'
     )
-    assert lost(capsys, script, data, size=12) == lost(capsys, script, data, 10, 5) == ''
+    assert said_of(capsys, script, data, 12) == said_of(capsys, script, data, 10, 5) == ''
     divided = [record_of(('天津天津北京天津天津', '北京'))]
-    assert lost(capsys, script, divided, 5, 5) == (
+    assert said_of(capsys, script, divided, 5, 4) == ''
+    assert said_of(capsys, script, divided, 5, 5) == (
         'f.json: 1 of 1 answers are cut off; answers that can never be learnt: 1 cut off\n'
     )
-    assert lost(capsys, script, divided, 5, 4) == ''
 
 
 @pytest.mark.parametrize(
@@ -47,12 +49,12 @@ def test_what_is_cut_off_is_counted(capsys, script):
         ('天津' * 5 + '北京', '天 北', 'cut off'),
     ],
 )
-def test_answers_that_can_never_be_learnt_are_counted_by_reason(
+def test_answers_that_training_never_draws_are_counted_by_reason(
     capsys, script, passage, answer, reason
 ):
-    """Exactly those that training never draws as a target, whatever it draws."""
+    """Exactly those, whatever it draws."""
     data = [record_of((passage, answer), ('中国', ''))]
-    said = lost(capsys, script, data)
+    said = said_of(capsys, script, data)
     assert bool(reason) == (f'answers that can never be learnt: 1 {reason}\n' in said)
     constants, rng = script.Constants(max_p_len=12), np.random.default_rng(0)
     drawn = {script.training_pair(data[0], rng, constants)[2] for _ in range(30)}
