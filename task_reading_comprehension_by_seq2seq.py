@@ -83,9 +83,10 @@ from support.unilm import UniLM, search_together
 
 
 def passage_text(passage):
-    """Return what is read of a passage of a record, str: what answers, offsets and page are of.
+    """Return the text that is read of a passage: training, answers and their places are of it.
 
-    passage: dict, as the file has it; {'passage': str} where `answer` is given a str.
+    passage: dict, as the file has it, or {'passage': str}. Where records are loaded, the text takes
+    the place of their 'passage', so that it is what all functions below find there.
     """
     return passage['passage']
 
@@ -93,8 +94,8 @@ def passage_text(passage):
 def split(webqa, sogouqa, constants):
     """Split SogouQA by a random order, saved in `output_dir`: every third is for validation.
 
-    webqa, sogouqa: lists of records. Returns (training records: the complete ones of the rest of
-    SogouQA twice and of WebQA, validation records); with `valid_data` there is nothing to split.
+    webqa, sogouqa: lists of records. Returns (training records: the rest of SogouQA twice and
+    WebQA, but what lacks something; validation records). `valid_data` leaves nothing to split.
     """
     if constants.valid_data != 'auto':
         return records.complete(webqa), sogouqa
@@ -112,11 +113,12 @@ def unify_separators(passage):
 
 
 def training_pair(record, rng, constants):
-    """Draw a passage of a record and decide what the answer should be (the post's generator).
+    """Draw a passage of a record, and find what is to be written about it (the post's generator).
 
-    The passage's own label does not: it is the first of all the answers whose parts it holds.
+    That is the first of the answers of all passages whose parts the drawn one holds, else ''. The
+    label of the drawn passage itself does not matter.
 
-    record: a complete one; rng: NumPy Generator. Returns (passage, question, final_answer), str.
+    rng: NumPy Generator. Returns (passage, question, final_answer), str.
     """
     passages = record['passages']
     passage = unify_separators(passages[rng.integers(len(passages))]['passage'])
@@ -138,7 +140,7 @@ def encode_pair(tokenizer, passage, question, answer, constants):
 
 
 def asked(record):
-    """Return what the reader is asked by a complete record: (question, passages)."""
+    """Return what the reader is asked by a record: (question, passages), str and list of str."""
     return record['question'], [p['passage'] for p in record['passages']]
 
 
@@ -148,46 +150,47 @@ def asked(record):
 def unilm_mask(query, key, source_length):
     """Say which tokens see which (https://arxiv.org/abs/1905.03197, the post's figure).
 
-    Passage and question, the source, see each other and never the answer; a token of the answer
-    sees the source, itself and what stands before it. query, key: int32, positions of the tokens
-    that look and that are looked at; source_length: int32. Returns bool, of their common shape.
+    Passage and question (segment 0), the source, see each other and never the answer (segment 1);
+    a token of the answer sees the source, itself and what stands before it. For reading and for
+    training: a change needs a new one. query, key: int32, positions of who looks and of what is
+    looked at; source_length: int32. Returns bool, of their common shape.
     """
     return (key < source_length) | (key <= query)
 
 
 def build_model(files, checkpoint, constants):
-    """Build BERT with the simplified vocabulary; its weights are used by support/unilm.py.
+    """Build BERT with the simplified vocabulary; support/unilm.py computes with its weights.
 
-    files: settings.Files; checkpoint: path, '' for random weights, None for zeros. Returns
-    (bert4keras's Keras model, its tokenizer).
+    checkpoint: path, '' for random weights, None for zeros. Returns (Keras model, its tokenizer).
     """
-    tokenizer, keep_tokens, size = bert.load_tokenizer(files.vocabulary)
+    tokenizer, keep_tokens, vocabulary_size = bert.load_tokenizer(files.vocabulary)
     longest = constants.max_p_len + constants.max_q_len + constants.max_a_len
-    return bert.build_bert(files, checkpoint, keep_tokens, size, longest), tokenizer
+    return bert.build_bert(files, checkpoint, keep_tokens, vocabulary_size, longest), tokenizer
 
 
 class CrossEntropy:
-    """The loss: cross-entropy of the answer's tokens and its [SEP], averaged over the batch."""
+    """The loss: mean cross-entropy of all tokens of the answers of a batch, each [SEP] included."""
 
     def __init__(self, constants):
-        self.constants = constants
+        self.constants = constants  # for a loss that has some of its own
 
     def targets(self, token_ids, segment_ids):
-        """Say what each position is to predict, the next token, and how much that counts.
+        """Say what each position but the last is to predict, and how much that counts.
 
         token_ids, segment_ids: int32 [batch, length]. Returns y_true, int32, and y_mask, float32.
         """
-        y_true = token_ids[:, 1:]  # [batch, length - 1]
+        y_true = token_ids[:, 1:]  # the next token, [batch, length - 1]
         y_mask = tf.cast(segment_ids[:, 1:], tf.float32)  # 1 for the answer and its [SEP], else 0
         return y_true, y_mask
 
     def compute_loss(self, y_true, y_mask, y_pred, total):
-        """Return the loss of a batch, or of a part of it: its share of the mean.
+        """Return the loss of a part of a batch; those of all parts add up to the mean.
 
-        y_true, y_mask: as above, but packed, [1, answer tokens]; y_pred: logits, float32 [1, answer
-        tokens, vocab]; total: float32, the sum of y_mask over the whole batch.
+        y_true, y_mask: what `targets` says of the answers, one after another, [1, tokens]; y_pred:
+        logits of the same positions, float32 [1, tokens, vocab]; total: the sum of y_mask over the
+        batch.
         """
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(y_true, y_pred)  # as y_true
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(y_true, y_pred)  # [1, tokens]
         return tf.reduce_sum(loss * y_mask) / total
 
 
@@ -202,10 +205,10 @@ def build_trainer(model, constants):
 
 
 def allowed_tokens(text, hypotheses, end_id, vocab):
-    """Find the tokens that go on in a passage, and [SEP].
+    """Mark the tokens that may come next: what follows a hypothesis in some passage, and [SEP].
 
-    text: int [tokens] of all passages that have an answer, each with its [SEP]; hypotheses: list of
-    Hypothesis. Returns float32 [beams, vocab], 1 where a token is allowed, else 0.
+    text: int [tokens] of all passages that have an answer; each ends in [SEP], so that no answer
+    runs into the next. Returns float32 [beams, vocab], 1 where a token is allowed, else 0.
     """
     allowed = np.zeros([len(hypotheses), vocab], np.float32)
     for row, hypothesis in zip(allowed, hypotheses):
@@ -221,7 +224,7 @@ def vote(probas):
 
     s(w) = sum_i p_i(w)^2 / (1 + sum_i p_i(w)): a passage that is sure counts more than others.
 
-    probas: float32 [passages, beams, vocab]. Returns float32 [beams, vocab].
+    probas: float32 [passages, beams, vocab]. Returns float32 [beams, vocab], 0 for no vote.
     """
     return tf.reduce_sum(probas * probas, 0) / (1 + tf.reduce_sum(probas, 0))
 
@@ -236,37 +239,37 @@ def best_extensions(hypotheses, votes, probas, width, end_id):
     beams, vocab = votes.shape
     before = np.array([hypothesis.log_score for hypothesis in hypotheses])[:, None]
     log_scores = tf.cast(tf.math.log(votes + 1e-12), tf.float64) + before  # [beams, vocab]
-    order = tf.where(votes > 0, log_scores, log_scores - 1e9)
-    best = tf.math.top_k(tf.reshape(order, [-1]), min(width, beams * vocab)).indices  # [width]
-    log_scores = tf.gather(tf.reshape(log_scores, [-1]), best).numpy().tolist()
-    token_probs = tf.gather(tf.reshape(probas, [-1, beams * vocab]), best, axis=1).numpy().T
+    ranking = tf.where(votes > 0, log_scores, log_scores - 1e9)
+    chosen = tf.math.top_k(tf.reshape(ranking, [-1]), min(width, beams * vocab)).indices  # [width]
+    log_scores = tf.gather(tf.reshape(log_scores, [-1]), chosen).numpy().tolist()
+    token_probs = tf.gather(tf.reshape(probas, [-1, beams * vocab]), chosen, axis=1).numpy().T
     extended = []
-    for log_score, place, probas_of_token in zip(log_scores, best.numpy().tolist(), token_probs):
-        parent, token = divmod(place, vocab)
+    for index, log_score, of_token in zip(chosen.numpy().tolist(), log_scores, token_probs):
+        parent, token = divmod(index, vocab)
         token_ids = [*hypotheses[parent].token_ids, token]
-        all_probas = [*hypotheses[parent].token_probs, probas_of_token]
-        extended.append(Hypothesis(token_ids, log_score, all_probas, token == end_id, parent))
+        of_tokens = [*hypotheses[parent].token_probs, of_token]  # each [passages]
+        extended.append(Hypothesis(token_ids, log_score, of_tokens, token == end_id, parent))
     return extended
 
 
 def vote_on_answers(results, topk):
     """Let passages vote on the answers that each has written by itself (kexue.fm/archives/5409).
 
-    An answer's vote is sum c^2 / (1 + sum c) over those that wrote it, c the product of its tokens'
-    probabilities. results: a SearchResult for each passage. Returns one for all.
+    An answer's vote is `vote` of c, the product of its tokens' probabilities, of those passages
+    that wrote it. results: a SearchResult for each single passage. Returns one for all.
     """
     has_answer = np.array([result.has_answer[0] for result in results], bool)
-    no_answer_prob = np.array([result.no_answer_prob[0] for result in results])
+    no_answer_prob = [result.no_answer_prob[0] for result in results]
     answers = [result.hypotheses[0] for result in results if result.has_answer[0]]
     c = np.array([np.prod(answer.token_probs, dtype=float) for answer in answers])
     voted = []
     for token_ids in dict.fromkeys(tuple(answer.token_ids) for answer in answers):
         wrote = np.array([tuple(answer.token_ids) == token_ids for answer in answers])
-        squares, total = sum(c[wrote] ** 2), sum(c[wrote])
-        log_score = math.log(squares / (1 + total) + 1e-12)
-        voted.append(agreed(answers, wrote, squares / max(total, 1e-300), log_score))
-    voted.sort(key=lambda hypothesis: -hypothesis.log_score)  # of equal ones the first
-    return search_result(has_answer, no_answer_prob, voted[:topk])
+        log_score = math.log(vote(c[wrote]) + 1e-12)
+        score = sum(c[wrote] ** 2) / max(sum(c[wrote]), 1e-300)
+        voted.append(agreed(answers, wrote, score, log_score))
+    best = max(voted, key=lambda hypothesis: hypothesis.log_score, default=None)
+    return search_result(has_answer, no_answer_prob, best, voted, topk)
 
 
 class ReadingComprehension:
@@ -275,7 +278,7 @@ class ReadingComprehension:
     model, tokenizer: as `build_model` returns them.
     """
 
-    tokens_together = 6144  # questions with no more than so many in all are read together
+    tokens_together = 6144  # so much is read together; less needs less memory
 
     def __init__(self, model, tokenizer, constants):
         self.model, self.tokenizer, self.constants = model, tokenizer, constants
@@ -296,8 +299,8 @@ class ReadingComprehension:
         encoded = (self.encode(question, passages) for question, passages in questions)
         for group in in_groups(encoded, self.tokens_together):
             results = self.search([(each.p_token_ids, each.q_token_ids) for each in group], topk)
-            for each, result in zip(group, results):
-                yield describe(result, each, self.tokenizer)
+            for question, result in zip(group, results):
+                yield describe(result, question, self.tokenizer)
 
     def encode(self, question, passages):
         """Return the Question: token ids of the question and of what is read of its passages."""
@@ -305,62 +308,65 @@ class ReadingComprehension:
         p_token_ids = [self.tokenizer.encode(passage)[0] for passage in unified]
         maxlen = self.constants.max_q_len + 1  # with a [CLS], which is dropped
         q_token_ids = self.tokenizer.encode(question, maxlen=maxlen)[0][1:]
+        # cut to `max_p_len`, or into windows
         return Question.of(passages, unified, p_token_ids, q_token_ids, self.constants)
 
-    def search(self, questions, topk):
-        """Return a SearchResult for each (p_token_ids, q_token_ids), by either vote."""
+    def search(self, pairs, topk):
+        """Return the SearchResult of each (p_token_ids, q_token_ids), by either vote."""
         if self.constants.vote == 'token':
-            searches = [self.beam_search(*question, topk) for question in questions]
+            searches = [self.beam_search(*pair, topk) for pair in pairs]
             return search_together(self.unilm, searches, self.has_answer)
-        # each distinct passage writes an answer by itself
-        alone = {(*p, *q): self.beam_search([p], q, topk) for ps, q in questions for p in ps}
+        alone = {}  # each passage writes an answer by itself; one that stands twice is read once
+        for p_token_ids, q_token_ids in pairs:
+            for passage in p_token_ids:
+                alone[(*passage, *q_token_ids)] = self.beam_search([passage], q_token_ids, topk)
         found = search_together(self.unilm, [*alone.values()], self.has_answer)
         found = dict(zip(alone, found))
-        return [vote_on_answers([found[(*p, *q)] for p in ps], topk) for ps, q in questions]
+        return [vote_on_answers([found[(*p, *q)] for p in ps], topk) for ps, q in pairs]
 
     def beam_search(self, p_token_ids, q_token_ids, topk):
         """Write the answer to one question, keeping the `topk` best hypotheses.
 
-        p_token_ids: of each passage or window; q_token_ids: with its [SEP]. A generator, so that
-        several questions are read together, see `search_together`: it yields what is to be read,
-        then its hypotheses, and is sent what each passage predicts. Returns a SearchResult.
+        p_token_ids: of each passage or window; q_token_ids: with its [SEP]. A generator: it yields
+        what is to be read, later what is written, and is sent what each passage predicts next; so
+        `search_together` can drive several. Returns a SearchResult.
         """
         # 1. what each passage predicts as the first token of the answer, [passages, 1, vocab]
-        # 2. one whose most probable token is [SEP] has no answer and leaves for good: `has_answer`
-        has_answer, no_answer_prob, probas = yield [[*p, *q_token_ids] for p in p_token_ids]
+        probas = yield [[*passage, *q_token_ids] for passage in p_token_ids]
+        # 2. one whose most probable token is [SEP] has no answer and leaves for good
+        first = probas[:, 0]  # [passages, vocab]
+        has_answer, no_answer_prob = self.has_answer(first), first[:, self.end_id]
         if not has_answer.any():
-            return search_result(has_answer, no_answer_prob, [])
-        text = [p[1:] for p, stays in zip(p_token_ids, has_answer) if stays]
-        text, vocab = np.concatenate(text), probas.shape[-1]
+            return search_result(has_answer, no_answer_prob)
+        probas = tf.gather(probas, np.flatnonzero(has_answer))
+        text = np.concatenate([p[1:] for p, stays in zip(p_token_ids, has_answer) if stays])
         hypotheses, width, dropped = [Hypothesis()], topk, []
-        biased = self.with_bias(probas)
+        voting = self.with_bias(probas)
         while True:
-            # 3. in extractive mode only what goes on in a passage is allowed
-            allowed = 1.0
+            # 3. in extractive mode other probabilities become 0 than of what goes on in a passage
             if self.constants.mode == 'extractive':
-                allowed = allowed_tokens(text, hypotheses, self.end_id, vocab)
-            # 4. the passages vote; one that is by itself goes by its own probabilities
-            votes = allowed * (vote(biased) if self.constants.vote == 'token' else biased[0])
+                voting = voting * allowed_tokens(text, hypotheses, self.end_id, probas.shape[-1])
+            # 4. the passages vote; with vote = 'answer' there is but one, which needs no vote
+            votes = vote(voting) if self.constants.vote == 'token' else voting[0]
             # 5. the best `topk` of beams x vocabulary go on
             hypotheses = best_extensions(hypotheses, votes, probas, width, self.end_id)
-            # 6. the best one is the answer once it ends in [SEP]; others that end are dropped
+            # 6. the best is the answer if it ends in [SEP], or is full; others that end are dropped
             best = max(hypotheses, key=lambda hypothesis: hypothesis.log_score)
             if best.finished or len(best.token_ids) == self.constants.max_a_len:
-                others = [each for each in dropped + hypotheses if each is not best]
-                others.sort(key=lambda each: (not each.finished, -each.log_score))
-                return search_result(has_answer, no_answer_prob, [best, *others][:topk])
+                runners_up = dropped + hypotheses
+                return search_result(has_answer, no_answer_prob, best, runners_up, topk)
             dropped += [each for each in hypotheses if each.finished]
             hypotheses = [each for each in hypotheses if not each.finished]
             width = len(hypotheses)
             # 1. again, after what each hypothesis has written
-            probas = biased = yield hypotheses
+            probas = voting = yield hypotheses
 
     def has_answer(self, probas):
-        """Say which passages have an answer, and how probable it is that each has none.
+        """Say which passages have an answer, bool [passages], by what they predict first.
 
-        probas: of the first token, float32 [passages, vocab]. Returns bool and float32 [passages].
+        probas: of the first token, float32 [passages, vocab].
         """
-        return tf.argmax(self.with_bias(probas), -1) != self.end_id, probas[:, self.end_id]
+        return tf.argmax(self.with_bias(probas), -1).numpy() != self.end_id
 
     def with_bias(self, probas):
         """Return probabilities of the first token, that of [SEP] times e^no_answer_bias."""
@@ -379,8 +385,7 @@ class ReadingComprehension:
 class Evaluator(keras.callbacks.Callback):
     """Scores a sample of the validation questions after every epoch, and keeps the best weights.
 
-    reader: ReadingComprehension; valid_data: list of records; references: {id: Reference}; run: the
-    Run, which knows the best quality so far.
+    valid_data: list of records; references: {id: Reference}; run: training.Run.
     """
 
     def __init__(self, reader, valid_data, references, run):
@@ -422,7 +427,7 @@ def load_data(path, constants, labelled=True):
 def train(constants, files):
     """Train, or continue an interrupted training, keep the best weights and score them."""
     train_paths = settings.train_paths(constants, files)
-    settings.require(*train_paths, *files[1:5])
+    settings.require(*train_paths, files.sogouqa, files.config, files.checkpoint, files.vocabulary)
     with training.only_one(constants) as strategy:
         sogouqa = load_data(files.sogouqa, constants)
         webqa = [record for path in train_paths for record in load_data(path, constants)]
@@ -434,10 +439,10 @@ def train(constants, files):
             trainer = build_trainer(model, constants)
         reader = ReadingComprehension(model, tokenizer, constants)
 
-        def encode(record, rng):
+        def draw(record, rng):
             return encode_pair(tokenizer, *training_pair(record, rng, constants), constants)
 
-        run = training.Run(trainer, encode, train_data, valid_data, strategy, files, constants)
+        run = training.Run(trainer, draw, train_data, valid_data, strategy, files, constants)
         run.fit(Evaluator(reader, valid_data, references, run))
         if run.is_chief:
             run.load_best()
@@ -445,10 +450,7 @@ def train(constants, files):
 
 
 def score_validation(reader, valid_data, references, shard=(0, 1)):
-    """Answer the validation questions into predictions.tsv; print the score as one JSON line.
-
-    Beside it stands the share of questions whose answer is not empty. report.html shows them.
-    """
+    """Answer the validation questions into predictions.tsv; print the score as one JSON line."""
     folder = reader.constants.output_dir
     name, page = os.path.join(folder, 'predictions'), os.path.join(folder, 'report.html')
     options = {'shard': shard, 'references': references, 'page': page}

@@ -62,14 +62,20 @@ class Answer(typing.NamedTuple):
     votes: list  # of Vote, one for each passage
 
 
-def search_result(has_answer, no_answer_prob, hypotheses):
-    """Return the SearchResult, its hypotheses with scores; the empty one where there is none."""
+def search_result(has_answer, no_answer_prob, best=None, runners_up=(), topk=1):
+    """Return the SearchResult: the best Hypothesis, then others, at most `topk`, with scores.
+
+    Of the others those that are finished come first. Without a best one the answer is empty.
+    """
+    best = best or Hypothesis([], None, [], True)
+    others = [each for each in runners_up if each is not best]
+    others.sort(key=lambda each: (not each.finished, -each.log_score))
     scored = []
-    for hypothesis in hypotheses or [Hypothesis([], None, [], True)]:
+    for hypothesis in [best, *others][:topk]:
         if hypothesis.score is None and hypothesis.token_probs:
             hypothesis = hypothesis._replace(score=score_of(hypothesis.token_probs))
         scored.append(hypothesis)
-    return SearchResult(has_answer, no_answer_prob, scored)
+    return SearchResult(has_answer, np.array(no_answer_prob), scored)
 
 
 def agreed(answers, wrote, score, log_score):

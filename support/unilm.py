@@ -122,55 +122,51 @@ class UniLM:
 
     # ------------------------------------------------------------------------------------- reading
 
-    def read(self, sources, judge):
+    def read(self, sources, has_answer):
         """Read the sources of several questions, sorted by length, some at a time.
 
-        sources: for each question a list of sources, lists of token ids; judge: a function of the
-        probabilities of the first token, float32 [rows, vocab], to has_answer, bool [rows], and
-        no_answer_prob, float32 [rows]; what has no answer is dropped at once. Returns for each
-        question both, of its sources; {question: the probabilities of those that have an answer,
-        float32 [rows, 1, vocab]} where any have; and a Cache of them.
+        sources: for each question a list of sources, lists of token ids; has_answer: a function of
+        the probabilities of the first token, float32 [rows, vocab], to bool [rows]: of the others
+        nothing is kept. Returns for each question the probabilities, float32 [sources, vocab], and
+        which sources are kept, bool [sources], and a Cache of these.
         """
         every = [source for of_question in sources for source in of_question]
         counts = [len(of_question) for of_question in sources]
         if not every:
-            return [(np.zeros(0, bool), np.zeros(0, np.float32))] * len(sources), {}, None
+            nothing = tf.zeros([0, self.head_bias.shape[0]]), np.zeros(0, bool)
+            return *([each] * len(sources) for each in nothing), None
         for matrix, copy in self.copies.items():  # as they are now
             copy.assign(tf.cast(matrix.deref(), self.dtype))
         lengths = np.array([len(source) for source in every], np.int32)
         order = np.argsort(lengths, kind='stable')
-        judged, probas, packed = self._read_sorted([every[i] for i in order], judge)
-        stay = order[judged[0]]  # which source each row of probas is
+        probas, kept, packed = self._read_sorted([every[i] for i in order], has_answer)
+        stay = order[kept]  # the numbers of the sources that are kept, by length
         first = stay[: len(stay) - len(packed.uncached)]
         back = np.argsort(first)  # the cached ones in the order of the sources again
         key_values = self._key_values(packed.pairs, lengths[first], back)
-        rows = np.concatenate([back, np.arange(len(first), len(stay))])
-        of_question = np.repeat(np.arange(len(sources)), counts)[stay[rows]]
-        cache = Cache(of_question, stay[rows], key_values, packed.uncached)
-        ends = np.cumsum(counts)[:-1]
-        judged = zip(*(np.split(each[np.argsort(order)], ends) for each in judged), strict=True)
-        probas = tf.gather(probas, rows)[:, None]  # [rows, 1, vocab]
-        widths = dict.fromkeys(cache.of_question.tolist(), 1)
-        return list(judged), _share_out(probas, cache, widths), cache
+        numbers = np.concatenate([first[back], stay[len(first) :]])
+        of_question = np.repeat(np.arange(len(sources)), counts)[numbers]
+        cache = Cache(of_question, numbers, key_values, packed.uncached)
+        unsorted = np.argsort(order)
+        probas = tf.split(tf.gather(probas, unsorted), counts)
+        return probas, np.split(kept[unsorted], np.cumsum(counts)[:-1]), cache
 
-    def _read_sorted(self, sources, judge):
-        """Return what `judge` says, two arrays; the probabilities and Packed of what it keeps."""
+    def _read_sorted(self, sources, has_answer):
+        """Return the probabilities, what `has_answer` says, and Packed of what is kept."""
         lengths = np.array([len(source) for source in sources], np.int32)
-        judged, probas, packed, room = [], [], Packed([], []), self.tokens_cached
+        probas, kept, packed, room = [], [], Packed([], []), self.tokens_cached
         for start, stop in self._parts(lengths):
             token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
             part_probas, part = self._read_graph(token_ids, lengths[start:stop])
-            judged.append([each.numpy() for each in judge(part_probas)])
-            has_answer = judged[-1][0]
-            tokens = np.flatnonzero(np.repeat(has_answer, lengths[start:stop]))
+            probas.append(part_probas)
+            kept.append(has_answer(part_probas))
+            tokens = np.flatnonzero(np.repeat(kept[-1], lengths[start:stop]))
             room -= len(tokens)
             if room >= 0 or not packed.pairs:
                 packed.pairs.append([tuple(tf.gather(x, tokens) for x in pair) for pair in part])
             else:
-                packed.uncached.extend(sources[start + i] for i in np.flatnonzero(has_answer))
-            probas.append(tf.boolean_mask(part_probas, has_answer))
-        judged = [np.concatenate(each) for each in zip(*judged, strict=True)]
-        return judged, tf.concat(probas, 0), packed
+                packed.uncached.extend(sources[start + i] for i in np.flatnonzero(kept[-1]))
+        return tf.concat(probas, 0), np.concatenate(kept), packed
 
     def _parts(self, lengths):
         """Yield start and end of each part that is read at once; lengths: int [rows], ascending."""
@@ -459,37 +455,37 @@ def check_mask(mask):
 # ---------------------------------------------------------------------- several questions together
 
 
-def search_together(unilm, searches, judge):
+def search_together(unilm, searches, has_answer):
     """Run the searches of several questions in step, which are read and written together.
 
-    searches: list of generators. Each yields its sources, lists of token ids, and is sent of each
-    what `judge` says, see `UniLM.read`, and the probabilities of the first token after those that
-    have an answer, float32 [sources, 1, vocab]. Then it yields its hypotheses, a list of
-    answers.Hypothesis, and is sent those of the next token, float32 [sources, beams, vocab], and so
-    on. Returns a list of what they return.
+    searches: list of generators. Each yields its sources, lists of token ids, and is sent the
+    probabilities of the first token after each, float32 [sources, 1, vocab]. Then it yields its
+    hypotheses, a list of answers.Hypothesis, and is sent those of the next token after the sources
+    that have an answer, see `UniLM.read`, float32 [sources, beams, vocab], and so on. Returns a
+    list of what they return.
     """
     results, hypotheses, rows = [None] * len(searches), {}, {}
 
-    def send(i, message):
+    def send(i, probas):
         try:
-            hypotheses[i] = searches[i].send(message)
+            hypotheses[i] = searches[i].send(probas)
         except StopIteration as end:
             results[i] = end.value
             hypotheses.pop(i, None)
 
-    def of_sources(i):  # a copy only where a source stands several times
-        return probas[i] if len(rows[i]) == len(probas[i]) else tf.gather(probas[i], rows[i])
+    def repeated(probas, numbers):  # a source that stands several times is read once
+        return tf.gather(probas, numbers) if len(numbers) > len(probas) else probas
 
     sources = [[*map(tuple, next(search))] for search in searches]
     distinct = [[*dict.fromkeys(some)] for some in sources]
-    judged, probas, cache = unilm.read(distinct, judge)
-    for i, (has_answer, no_answer_prob) in enumerate(judged):
+    first, kept, cache = unilm.read(distinct, has_answer)
+    for i, probas in enumerate(first):
         numbers = {source: number for number, source in enumerate(distinct[i])}
         which = np.array([numbers[source] for source in sources[i]], int)  # [sources]
-        rows[i] = (np.cumsum(has_answer) - 1)[which[has_answer[which]]]
-        send(i, (has_answer[which], no_answer_prob[which], of_sources(i) if i in probas else None))
+        rows[i] = (np.cumsum(kept[i]) - 1)[which[kept[i][which]]]  # [sources that are kept]
+        send(i, repeated(probas, which)[:, None])
     while hypotheses:
-        probas, cache = unilm.write(cache, hypotheses)
-        for i in probas:
-            send(i, of_sources(i))
+        shares, cache = unilm.write(cache, hypotheses)
+        for i, probas in shares.items():
+            send(i, repeated(probas, rows[i]))
     return results

@@ -34,7 +34,9 @@ def described(small_bert):
             hypotheses.append(
                 Hypothesis(token_ids, -1.0, np.float32(token_probs), finished, 0, 0.5)
             )
-        result = search_result(has_answer, np.arange(len(passages)) / 8, hypotheses)
+        best = hypotheses[0] if hypotheses else None
+        no_answer_prob = np.arange(len(passages)) / 8
+        result = search_result(has_answer, no_answer_prob, best, hypotheses, topk=3)
         windows = [Window(i, 0, token_ids) for i, token_ids in enumerate(p_token_ids)]
         return describe(result, Question(passages, passages, windows, [5, END]), tokenizer)
 

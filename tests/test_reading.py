@@ -36,17 +36,14 @@ class FixedUniLM:
                     probas[i, j, token] = proba
         return probas
 
-    def read(self, sources, judge):
-        judged, probas, cache = [], {}, {}
+    def read(self, sources, has_answer):
+        probas, kept, cache = [], [], {}
         for question, of_question in enumerate(sources):
             assert len({*of_question}) == len(of_question)  # a repeated one is read once
-            first = self.predict(of_question, [()])
-            judged.append([np.array(each) for each in judge(first[:, 0])])
-            stays = judged[-1][0]
-            if stays.any():
-                probas[question] = first[stays]
-                cache[question] = [of_question[i] for i in np.flatnonzero(stays)]
-        return judged, probas, cache
+            probas.append(self.predict(of_question, [()])[:, 0])
+            kept.append(has_answer(probas[-1]))
+            cache[question] = [of_question[i] for i in np.flatnonzero(kept[-1])]
+        return probas, kept, cache
 
     def write(self, cache, hypotheses):
         written = {i: [each.token_ids for each in some] for i, some in hypotheses.items()}
