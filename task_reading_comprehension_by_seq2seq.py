@@ -44,7 +44,7 @@ class Constants:
     max_p_len: Whole[3] = 256  # passage, its [CLS] and [SEP] included
     passage_stride: Whole[0] = 0  # tokens to the next window of a long one; 0: it is cut off
     max_q_len: Whole[2] = 64  # question, its [SEP] included
-    max_a_len: Whole[1] = 32  # answer, its [SEP] included; training shares the sum
+    max_a_len: Whole[1] = 32  # answer, its [SEP] included; in training the sum counts
     # training
     batch_size: Whole[1] = 32  # pairs per update; lower it when memory runs out
     epochs: Whole[1] = 8  # of each question one passage is drawn in an epoch
@@ -85,8 +85,8 @@ from support.unilm import UniLM, search_together
 def passage_text(passage):
     """Return the text that is read of a passage: training, answers and their places are of it.
 
-    passage: dict, as the file has it, or {'passage': str}. Where records are loaded, the text takes
-    the place of their 'passage', so that it is what all functions below find there.
+    passage: dict, as the file has it, or {'passage': str}. It is called once, when a record is
+    loaded; its result becomes the 'passage' that the functions below read.
     """
     return passage['passage']
 
@@ -97,7 +97,7 @@ def split(webqa, sogouqa, constants):
     webqa, sogouqa: lists of records. Returns (training records: the rest of SogouQA twice and
     WebQA, but what lacks something; validation records). `valid_data` leaves nothing to split.
     """
-    if constants.valid_data != 'auto':
+    if constants.valid_data != 'auto':  # then webqa is of `train_data`, sogouqa of `valid_data`
         return records.complete(webqa), sogouqa
     path = os.path.join(constants.output_dir, 'random_order.json')
     drawn = np.random.default_rng(constants.seed).permutation(len(sogouqa)).tolist()
@@ -115,8 +115,8 @@ def unify_separators(passage):
 def training_pair(record, rng, constants):
     """Draw a passage of a record, and find what is to be written about it (the post's generator).
 
-    That is the first of the answers of all passages whose parts the drawn one holds, else ''. The
-    label of the drawn passage itself does not matter.
+    That is, of the answers given with any passage, the first all of whose parts stand in the drawn
+    one, else ''. How the drawn passage itself is labelled does not matter.
 
     rng: NumPy Generator. Returns (passage, question, final_answer), str.
     """
@@ -151,8 +151,8 @@ def unilm_mask(query, key, source_length):
     """Say which tokens see which (https://arxiv.org/abs/1905.03197, the post's figure).
 
     Passage and question (segment 0), the source, see each other and never the answer (segment 1);
-    a token of the answer sees the source, itself and what stands before it. For reading and for
-    training: a change needs a new one. query, key: int32, positions of who looks and of what is
+    a token of the answer sees the source, itself and what stands before it. Reading and training
+    share it: after a change, train anew. query, key: int32, positions of who looks and of what is
     looked at; source_length: int32. Returns bool, of their common shape.
     """
     return (key < source_length) | (key <= query)
@@ -186,9 +186,9 @@ class CrossEntropy:
     def compute_loss(self, y_true, y_mask, y_pred, total):
         """Return the loss of a part of a batch; those of all parts add up to the mean.
 
-        y_true, y_mask: what `targets` says of the answers, one after another, [1, tokens]; y_pred:
-        logits of the same positions, float32 [1, tokens, vocab]; total: the sum of y_mask over the
-        batch.
+        y_true, y_mask: those of `targets` where a token of an answer is next, all rows joined into
+        one, [1, tokens]; y_pred: logits of the position before each, float32 [1, tokens, vocab];
+        total: the sum of y_mask over the batch.
         """
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(y_true, y_pred)  # [1, tokens]
         return tf.reduce_sum(loss * y_mask) / total
@@ -266,7 +266,7 @@ def vote_on_answers(results, topk):
     for token_ids in dict.fromkeys(tuple(answer.token_ids) for answer in answers):
         wrote = np.array([tuple(answer.token_ids) == token_ids for answer in answers])
         log_score = math.log(vote(c[wrote]) + 1e-12)
-        score = sum(c[wrote] ** 2) / max(sum(c[wrote]), 1e-300)
+        score = sum(c[wrote] ** 2) / max(sum(c[wrote]), 1e-300)  # mean of c, weighted by c
         voted.append(agreed(answers, wrote, score, log_score))
     best = max(voted, key=lambda hypothesis: hypothesis.log_score, default=None)
     return search_result(has_answer, no_answer_prob, best, voted, topk)
@@ -299,8 +299,8 @@ class ReadingComprehension:
         encoded = (self.encode(question, passages) for question, passages in questions)
         for group in in_groups(encoded, self.tokens_together):
             results = self.search([(each.p_token_ids, each.q_token_ids) for each in group], topk)
-            for question, result in zip(group, results):
-                yield describe(result, question, self.tokenizer)
+            for each, result in zip(group, results):
+                yield describe(result, each, self.tokenizer)
 
     def encode(self, question, passages):
         """Return the Question: token ids of the question and of what is read of its passages."""
@@ -315,12 +315,12 @@ class ReadingComprehension:
         """Return the SearchResult of each (p_token_ids, q_token_ids), by either vote."""
         if self.constants.vote == 'token':
             searches = [self.beam_search(*pair, topk) for pair in pairs]
-            return search_together(self.unilm, searches, self.has_answer)
+            return search_together(self.unilm, searches, self.answerable)
         alone = {}  # each passage writes an answer by itself; one that stands twice is read once
         for p_token_ids, q_token_ids in pairs:
             for passage in p_token_ids:
                 alone[(*passage, *q_token_ids)] = self.beam_search([passage], q_token_ids, topk)
-        found = search_together(self.unilm, [*alone.values()], self.has_answer)
+        found = search_together(self.unilm, [*alone.values()], self.answerable)
         found = dict(zip(alone, found))
         return [vote_on_answers([found[(*p, *q)] for p in ps], topk) for ps, q in pairs]
 
@@ -328,22 +328,22 @@ class ReadingComprehension:
         """Write the answer to one question, keeping the `topk` best hypotheses.
 
         p_token_ids: of each passage or window; q_token_ids: with its [SEP]. A generator: it yields
-        what is to be read, later what is written, and is sent what each passage predicts next; so
-        `search_together` can drive several. Returns a SearchResult.
+        the sources, later the hypotheses, and `search_together` sends what each passage predicts
+        next, from the second time on each that has an answer. Returns a SearchResult.
         """
         # 1. what each passage predicts as the first token of the answer, [passages, 1, vocab]
         probas = yield [[*passage, *q_token_ids] for passage in p_token_ids]
         # 2. one whose most probable token is [SEP] has no answer and leaves for good
         first = probas[:, 0]  # [passages, vocab]
-        has_answer, no_answer_prob = self.has_answer(first), first[:, self.end_id]
+        has_answer, no_answer_prob = self.answerable(first), first[:, self.end_id]
         if not has_answer.any():
             return search_result(has_answer, no_answer_prob)
         probas = tf.gather(probas, np.flatnonzero(has_answer))
         text = np.concatenate([p[1:] for p, stays in zip(p_token_ids, has_answer) if stays])
         hypotheses, width, dropped = [Hypothesis()], topk, []
-        voting = self.with_bias(probas)
+        voting = self.with_bias(probas)  # what is voted with; `probas` are reported as they are
         while True:
-            # 3. in extractive mode other probabilities become 0 than of what goes on in a passage
+            # 3. in extractive mode only tokens that go on in some passage keep their probability
             if self.constants.mode == 'extractive':
                 voting = voting * allowed_tokens(text, hypotheses, self.end_id, probas.shape[-1])
             # 4. the passages vote; with vote = 'answer' there is but one, which needs no vote
@@ -361,7 +361,7 @@ class ReadingComprehension:
             # 1. again, after what each hypothesis has written
             probas = voting = yield hypotheses
 
-    def has_answer(self, probas):
+    def answerable(self, probas):
         """Say which passages have an answer, bool [passages], by what they predict first.
 
         probas: of the first token, float32 [passages, vocab].

@@ -186,7 +186,7 @@ def test_tenth_for_validation(make, tmp_path):
 def test_question_out_of_passage_and_answer(make, run, tmp_path):
     """The loss falls, and what `predict` writes are questions."""
     module = make(TASK)
-    options = '--epochs=8', '--valid_sample=1', '--batch_size=16', '--learning_rate=1e-3'
+    options = '--epochs=4', '--valid_sample=1', '--batch_size=8', '--learning_rate=1e-3'
     run(module, 'train', *options)
     with open(tmp_path / 'output' / 'log.csv', encoding='utf-8') as file:
         losses = [float(row['loss']) for row in csv.DictReader(file)]
