@@ -13,11 +13,8 @@ model is of BERT-base size with random weights, made to behave like trained ones
 
 import argparse
 import contextlib
-import functools
 import json
-import math
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -45,30 +42,18 @@ BERT_BASE = {
     'intermediate_size': 3072, 'hidden_act': 'gelu', 'max_position_embeddings': 512,
     'type_vocab_size': 2, 'hidden_dropout_prob': 0.1, 'initializer_range': 0.02,
 }  # fmt: skip
-INSTRUCTIONS = 'avx2', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_tile', 'amx_bf16'
-# support/keras2.py lets '' stand, and TensorFlow takes its default for it, as users get it
-DEFAULTS = {'TF_ENABLE_ONEDNN_OPTS': '', 'TF_CPU_ALLOCATOR_USE_BFC': ''}
-ORIGINALS = {'original': DEFAULTS, 'same_switches': {}}  # environment of each
-
-
-class OriginalDecoder(ReferenceDecoder):
-    """The reference decoder with the original's `model.predict`."""
-
-    def forward(self, batch):
-        """Return the probabilities at every position, float32 [rows, length, vocab]."""
-        return self.model.predict(batch, verbose=0)
-
-
-def load_tokenizer():
-    """Return the tokenizer of the real vocabulary."""
-    return bert.load_tokenizer(os.path.join(SHARED, 'vocab.txt'))[0]
+ORIGINALS = {  # environment of each; '' is TensorFlow's default, which its users get
+    'original': {'TF_ENABLE_ONEDNN_OPTS': '', 'TF_CPU_ALLOCATOR_USE_BFC': ''},
+    'same_switches': {},
+}
 
 
 def load_token_ids(path, count, constants):
     """Return (p_token_ids, q_token_ids) of `count` questions, evenly spread over a file, if any."""
     if path:
         encoder = task.ReadingComprehension.__new__(task.ReadingComprehension)
-        encoder.tokenizer, encoder.constants = load_tokenizer(), constants
+        encoder.tokenizer = bert.load_tokenizer(os.path.join(SHARED, 'vocab.txt'))[0]
+        encoder.constants = constants
         data = records.complete(records.load_questions(path))
         chosen = np.linspace(0, len(data) - 1, count).astype(int)
         encoded = [encoder.encode(*task.asked(data[i])) for i in chosen]
@@ -104,8 +89,8 @@ def make_decisive(model, reader, questions):
         answers = [token_ids[1:5] for token_ids in p_token_ids]
         sources = [token_ids + q_token_ids for token_ids in p_token_ids]
         rows = [source + answer for source, answer in zip(sources, answers, strict=True)]
-        lengths, source_lengths = ([len(row) for row in some] for some in (rows, sources))
-        packed = map(np.int32, (np.concatenate(rows), lengths, source_lengths))
+        lengths = [[*map(len, some)] for some in (rows, sources)]
+        packed = map(np.int32, (np.concatenate(rows), *lengths))
         hidden = iter(reader.unilm.run_layers(*packed)[0].numpy())
         for answer in answers:
             first.append(next(hidden))
@@ -143,25 +128,6 @@ def make_decisive(model, reader, questions):
     raise SystemExit('these random weights cannot be made to behave; draw others')
 
 
-def matmul_rate(precision):
-    """Return the operations per second of a product of the model's own size."""
-    a, b = (tf.cast(tf.random.normal(shape), precision) for shape in ([2048, 768], [768, 3072]))
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        tf.matmul(a, b).numpy()
-        times.append(time.perf_counter() - start)
-    return 2 * 2048 * 768 * 3072 / statistics.median(times)
-
-
-def operations(lengths, predictions):
-    """Return the operations of one pass over sequences, with the vocabulary at some tokens."""
-    width, layers = BERT_BASE['hidden_size'], BERT_BASE['num_hidden_layers']
-    linear = 2 * (4 * width**2 + 2 * width * BERT_BASE['intermediate_size'])
-    head = 2 * predictions * width * VOCABULARY_SIZE
-    return sum(layers * n * (linear + 4 * n * width) for n in lengths) + head
-
-
 def say(text):
     """Print a line to standard error."""
     print(text, file=sys.stderr, flush=True)
@@ -176,24 +142,15 @@ def write_json(value, folder, name):
 
 
 def print_json(figures):
-    """Print the figures and which processor they are of, the last line of standard output."""
-    with open('/proc/cpuinfo', encoding='utf-8') as file:
-        fields = dict(map(str.strip, line.split(':', 1)) for line in file if ':' in line)
-    flags = fields.get('flags', '').split()
-    line = {name: round(float(value), 4) for name, value in figures.items()}
-    line['processor'] = fields.get('model name') or platform.processor()
-    line['instructions'] = ' '.join(name for name in INSTRUCTIONS if name in flags)
-    print(json.dumps(line))
+    """Print the figures, the last line of standard output."""
+    print(json.dumps({name: round(float(value), 4) for name, value in figures.items()}))
 
 
 # ----------------------------------------------------------------------------------- the processes
 
 
 class Side:
-    """A process that does each round in one way; when it dies, it ends this one.
-
-    command: a list of str; environment: {variable: str}, beside those of this process.
-    """
+    """A process that does each round in one way; when it dies, it ends this one."""
 
     def __init__(self, command, environment):
         streams = dict.fromkeys(('stdin', 'stdout'), subprocess.PIPE)
@@ -228,31 +185,26 @@ def start_side(way, options, environment=None):
 def serve(options):
     """Be a Side: for each line of JSON that comes in do a round, and write a line of JSON.
 
-    result: what the work returned; seconds: it took; peak: resident memory in MB, the most so far;
-    rate, of ours only: operations per second of products just after it.
+    result: what the work returned; seconds: it took; peak: resident memory in MB, the most so far.
     """
     replies = os.fdopen(os.dup(1), 'w', encoding='utf-8')
     os.dup2(2, 1)  # what libraries print must not come between
     work = WAYS[options.what](options)
     print(json.dumps('ready'), file=replies, flush=True)
     for line in sys.stdin:
-        part = json.loads(line)
-        start = time.perf_counter()
-        reply = {'result': work(part), 'seconds': time.perf_counter() - start}
+        part, begin = json.loads(line), time.perf_counter()
+        reply = {'result': work(part), 'seconds': time.perf_counter() - begin}
         # getrusage would count the parent's before the start
         with open('/proc/self/status', encoding='utf-8') as file:
             reply['peak'] = next(int(x.split()[1]) // 1024 for x in file if x.startswith('VmHWM'))
-        if options.what.startswith('ours'):
-            reply['rate'] = matmul_rate(options.precision)
         print(json.dumps(reply), file=replies, flush=True)
 
 
 def interleave(sides, first, parts, size_of, seldom=None):
     """Let the Sides do the parts, one after the other; first: a small part to trace with.
 
-    size_of: a function of a part that returns how many questions or pairs it has, and its
-    operations; seldom: the name of a Side that only does every third part. Returns for each part
-    {name: reply}, its seconds those of one question or pair; 'limit': of the products alone.
+    size_of: a function of a part, its number of questions or pairs; seldom: the name of a Side that
+    only does every third part. Returns for each part {name: reply}, with the seconds for one.
     """
     for side in sides.values():
         side.ask(first)
@@ -260,10 +212,8 @@ def interleave(sides, first, parts, size_of, seldom=None):
     for number, part in enumerate(parts):
         asked = {x: side for x, side in sides.items() if x != seldom or number % 3 == 0}
         replies = {name: side.ask(part) for name, side in asked.items()}
-        count, products = size_of(part)
-        replies['limit'] = {'seconds': products / replies['ours']['rate']}
         for reply in replies.values():
-            reply['seconds'] /= count
+            reply['seconds'] /= size_of(part)
         shown = {name: round(reply['seconds'], 3) for name, reply in replies.items()}
         say(f'round {number + 1} of {len(parts)}, seconds for one: {shown}')
         rounds.append(replies)
@@ -276,7 +226,6 @@ def medians(rounds):
     seconds = {name: np.array([x.get(name, idle)['seconds'] for x in rounds]) for name in names}
     ratios = {'ratio': seconds['original'] / seconds['ours']}
     ratios['ratio_same_switches'] = seconds['same_switches'] / seconds['ours']
-    ratios['fraction_of_limit'] = seconds['limit'] / seconds['ours']
     if 'peer' in names:
         ratios['peer_ratio'] = seconds['ours'] / seconds['peer']
     return [{name: np.nanmedian(x) for name, x in some.items()} for some in (seconds, ratios)]
@@ -287,11 +236,7 @@ def medians(rounds):
 
 def read_together(reader, questions, topk):
     """Yield the SearchResults of questions, as `ReadingComprehension.answers` reads them."""
-    windows = (
-        [Window(0, 0, token_ids) for token_ids in p_token_ids] for p_token_ids, _ in questions
-    )
-    q_token_ids = (q_token_ids for _, q_token_ids in questions)
-    questions = map(functools.partial(Question, [], []), windows, q_token_ids)
+    questions = (Question([], [], [Window(0, 0, ids) for ids in p], q) for p, q in questions)
     for group in batches.in_groups(questions, reader.tokens_together):
         yield from reader.search([(each.p_token_ids, each.q_token_ids) for each in group], topk)
 
@@ -318,14 +263,9 @@ def original_reading(options):
     """Return what reads questions as the original does, and returns the answers."""
     model, constants = build_model(), task.Constants()
     bert.load_best(options.folder, model, '')
-    decoder = OriginalDecoder(model, SEP, constants.max_a_len, constants.mode)
+    decoder = ReferenceDecoder(model, SEP, constants.max_a_len, constants.mode)
+    decoder.forward = lambda batch: model.predict(batch, verbose=0)  # as the original calls it
     return lambda part: [decoder.answer(*question, options.topk) for question in part]
-
-
-def size_of_questions(part):
-    """Return the number of questions, and the operations to read each distinct source once."""
-    lengths = [len(p) + len(q) for passages, q in part for p in set(map(tuple, passages))]
-    return len(part), operations(lengths, len(lengths))
 
 
 def reading_sides(options):
@@ -342,13 +282,13 @@ def reading_sides(options):
 
 def other_answers(rounds):
     """Return how many questions ours answers otherwise than either original that read them."""
-    different, lengths = [], []
+    found = []
     for replies in rounds:
-        found = [x['result'] for name, x in replies.items() if name in ORIGINALS]
-        for answer, *expected in zip(replies['ours']['result'], *found, strict=True):
-            lengths.append(len(answer))
-            different.append(any(answer != other for other in expected))
-    say(f'answers of {np.mean(lengths):.1f} tokens; others: {np.flatnonzero(different)}')
+        originals = [x['result'] for name, x in replies.items() if name in ORIGINALS]
+        found += zip(replies['ours']['result'], *originals, strict=True)
+    different = [any(answer != other for other in expected) for answer, *expected in found]
+    length = np.mean([len(answer) for answer, *_ in found])
+    say(f'answers of {length:.1f} tokens; others: {np.flatnonzero(different)}')
     return sum(different)
 
 
@@ -365,7 +305,7 @@ def reading(options):
         bert.save_best(options.folder, reader.model, '')
         parts = [questions[i : i + 10] for i in range(0, len(questions), 10)]
         sides = reading_sides(options)
-        rounds = interleave(sides, questions[:1], parts, size_of_questions, seldom='same_switches')
+        rounds = interleave(sides, questions[:1], parts, len, seldom='same_switches')
         for side in sides.values():
             side.end()
         # the largest questions decide, and nothing else in the same process
@@ -375,13 +315,10 @@ def reading(options):
     seconds, figures = medians(rounds)
     figures |= {
         'reference_seconds_per_question': seconds['original'],
-        'seconds_per_question': seconds['ours'],
-        'matmul_limit_seconds_per_question': seconds['limit'],
+        'seconds_per_question': seconds['ours'], 'questions': len(questions),
         'identical_answers': 1 - other_answers(rounds) / len(questions),
-        'questions': len(questions),
-        'peak_rss_mb': peaks[0],
-        'reference_peak_rss_mb': peaks[1],
-    }
+        'peak_rss_mb': peaks[0], 'reference_peak_rss_mb': peaks[1],
+    }  # fmt: skip
     if options.peer_python:
         figures['peer_seconds_per_question'] = seconds['peer']
     print_json(figures)
@@ -390,58 +327,33 @@ def reading(options):
 # ---------------------------------------------------------------------------------------- training
 
 
-def load_training(path, constants):
-    """Return the Batches of a file of questions."""
-    tokenizer = load_tokenizer()
-
-    def encode(record, rng):
-        pair = task.training_pair(record, rng, constants)
-        return task.encode_pair(tokenizer, *pair, constants)
-
-    return batches.Batches(records.complete(records.load_questions(path)), encode, constants)
-
-
-def load_batches(path, count, constants):
-    """Return `count` batches of 16 pairs, as the original draws them, and again of like length."""
+def load_batches(path):
+    """Return 4 batches of 16 pairs as the original draws them, and 4 of like length."""
+    rng, pairs, constants = np.random.default_rng(0), [], task.Constants()
     if path:
-        training_data = load_training(path, constants)
-        training_data.window = count
-        sorted_batches = training_data.draw_window(0, 0)
+        tokenizer = bert.load_tokenizer(os.path.join(SHARED, 'vocab.txt'))[0]
+        for record in rng.permutation(records.complete(records.load_questions(path)))[:64]:
+            pair = task.training_pair(record, rng, constants)
+            pairs.append((0, *task.encode_pair(tokenizer, *pair, constants)))
     else:
-        rng, pairs = np.random.default_rng(0), []
-        for p_token_ids, q_token_ids in load_token_ids('', 16 * count, constants):
+        for p_token_ids, q_token_ids in load_token_ids(path, 64, constants):
             answer = [*rng.integers(100, VOCABULARY_SIZE, rng.integers(0, 8)).tolist(), SEP]
             source = p_token_ids[0] + q_token_ids
             pairs.append((0, source + answer, [0] * len(source) + [1] * len(answer)))
-        pairs.sort(key=lambda pair: len(pair[1]))
-        sorted_batches = [pairs[i : i + 16] for i in range(0, len(pairs), 16)]
-    pairs = [pair for batch in sorted_batches for pair in batch]
-    order = np.random.default_rng(1).permutation(len(pairs))
-    original_batches = []
-    for start in range(0, len(pairs), 16):
-        original_batches.append([pairs[i] for i in order[start : start + 16]])
-    return [[batches.pad(batch) for batch in some] for some in (original_batches, sorted_batches)]
+    rng.shuffle(pairs)
+    alike, starts = sorted(pairs, key=lambda pair: len(pair[1])), range(0, 64, 16)
+    return [[batches.pad(some[i : i + 16]) for i in starts] for some in (pairs, alike)]
 
 
-def pairs_per_second(path, constants):
-    """Return how many pairs the input pipeline delivers per second; NaN without real data."""
-    if not path:
-        return math.nan
-    training_data, start = load_training(path, constants), time.perf_counter()
-    count = sum(len(batch['Input-Token']) for batch in training_data.dataset())
-    return count / (time.perf_counter() - start)
-
-
-def each(batches, update):
+def each(part, update):
     """Make an update with each batch, as JSON tells it, and return the losses."""
-    arrays = ({name: np.array(rows, np.int32) for name, rows in x.items()} for x in batches)
+    arrays = ({name: np.array(rows, np.int32) for name, rows in batch.items()} for batch in part)
     return [float(update(batch)) for batch in arrays]
 
 
 def ours_training(options):
     """Return what trains on batches of like length."""
-    constants = task.Constants(precision=options.precision)
-    trainer = task.build_trainer(build_model(), constants)
+    trainer = task.build_trainer(build_model(), task.Constants(precision=options.precision))
     rows = tf.TensorSpec([None, None], tf.int32)
     signature = dict.fromkeys(('Input-Token', 'Input-Segment'), rows)
     step = tf.function(trainer.train_step, input_signature=[signature])
@@ -454,72 +366,50 @@ def original_training(options):
     return lambda part: each(part[0], train_model.train_on_batch)
 
 
-def size_of_pairs(part):
-    """Return the number of pairs, and the operations of their updates."""
-    rows = [row for batch in part[1] for row in batch['Input-Token']]
-    answers = sum(int(batch['Input-Segment'].sum()) for batch in part[1])
-    # the gradient costs twice as much
-    return len(rows), 3 * operations(map(np.count_nonzero, rows), answers)
-
-
 def training(options):
     """Compare both ways of training and print the figures as JSON."""
-    constants = task.Constants(batch_size=16, epochs=4)
-    part, rounds = load_batches(options.data, 4, constants), []
+    part, rounds = load_batches(options.data), []
     first = [some[:1] for some in part]
     ours = start_side('ours_training', options)
     # one original after the other, as each takes 9 GB
     for name, environment in ORIGINALS.items():
         original = start_side('original_training', options, environment)
-        sides = {'ours': ours, name: original}
-        rounds += interleave(sides, first, [part] * options.rounds, size_of_pairs)
+        sides, parts = {'ours': ours, name: original}, [part] * options.rounds
+        rounds += interleave(sides, first, parts, lambda _: 64)
         original.end()
     seconds, figures = medians(rounds)
-    figures |= {
-        'reference_samples_per_second': 1 / seconds['original'],
-        'samples_per_second': 1 / seconds['ours'],
-        'matmul_limit_samples_per_second': 1 / seconds['limit'],
-        'peak_rss_mb': rounds[-1]['ours']['peak'],
-        'reference_peak_rss_mb': rounds[options.rounds - 1]['original']['peak'],
-        'pairs_per_second': pairs_per_second(options.data, constants),
-    }
+    figures['reference_samples_per_second'] = 1 / seconds['original']
+    figures['samples_per_second'] = 1 / seconds['ours']
+    figures['peak_rss_mb'] = rounds[-1]['ours']['peak']
+    figures['reference_peak_rss_mb'] = rounds[options.rounds - 1]['original']['peak']
     print_json(figures)
 
 
 # ------------------------------------------------------------------------------------------- start
 
 
-def write_trained(folder, questions=()):
-    """Write best weights to a folder with a configuration and a vocabulary.
-
-    questions: as `load_token_ids` returns them, to make random weights decisive for; without, they
-    are those of the checkpoint in the folder.
-    """
-    constants = task.Constants(data_dir=folder, output_dir=folder)
-    files = settings.locate_files(constants)
-    keras.utils.set_random_seed(0)
-    model, tokenizer = task.build_model(files, '' if questions else files.checkpoint, constants)
-    if questions:
-        make_decisive(model, task.ReadingComprehension(model, tokenizer, constants), questions)
-    bert.save_best(folder, model, bert.bert_digest(files))
-
-
 def write_models(folder, data):
-    """Write the demo as it is before training and, with real data, a BERT-base.
+    """Write the demo as it is before training and, with real data, a BERT-base made decisive.
 
     Returns {prefix of the figures: (folder of the model, path of the questions)}.
     """
     demo, base = (os.path.join(folder, name) for name in ('demo', 'base'))
     shutil.copytree(os.path.join(settings.DATA, 'demo'), demo)
-    write_trained(demo)
     models = {'demo_': (demo, os.path.join(demo, 'SogouQA.json'))}
     if data:
         os.mkdir(base)
-        vocabulary = shutil.copy(os.path.join(SHARED, 'vocab.txt'), base)
-        size = bert.load_tokenizer(vocabulary)[2]
+        size = bert.load_tokenizer(shutil.copy(os.path.join(SHARED, 'vocab.txt'), base))[2]
         write_json({**BERT_BASE, 'vocab_size': size}, base, 'bert_config.json')
-        write_trained(base, load_token_ids(data, 100, task.Constants()))
         models[''] = base, data
+    for prefix, (path, _) in models.items():
+        constants = task.Constants(data_dir=path, output_dir=path)
+        files = settings.locate_files(constants)
+        keras.utils.set_random_seed(0)
+        model, tokenizer = task.build_model(files, files.checkpoint if prefix else '', constants)
+        if not prefix:
+            reader = task.ReadingComprehension(model, tokenizer, constants)
+            make_decisive(model, reader, load_token_ids(data, 100, constants))
+        bert.save_best(path, model, bert.bert_digest(files))
     return models
 
 
@@ -533,25 +423,23 @@ def answering(options):
 def seconds_of(command):
     """Return the seconds of a process, the command a list of str, from its start to its end."""
     begin = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, encoding='utf-8')
-    if done.returncode:
-        raise SystemExit(f'{command} ended with status {done.returncode}\n{done.stderr}')
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - begin
 
 
-def first_and_second(options, data, number):
+def first_and_second(folder, data, number, options):
     """Return the seconds of `predict` from cold, and of a question after another one.
 
-    data: path of the questions, of which two of a middle size are asked; number: of the round.
+    folder: of the model; data: path of the questions, of which two of a middle size are asked.
     """
     found = records.complete(records.load_questions(data))
     found.sort(key=lambda record: sum(len(p['passage']) for p in record['passages']))
     asked = found[len(found) // 2 :][:2]
     # with another name in each round, or the answers would stand there already
-    path = write_json(asked[:1], options.folder, f'question_{number}.json')
+    path = write_json(asked[:1], folder, f'question_{number}.json')
     command = [sys.executable, task.__file__, 'predict', path, f'--precision={options.precision}']
-    command += [f'--{name}={options.folder}' for name in ('data_dir', 'output_dir')]
-    first = seconds_of(command)
+    first = seconds_of([*command, f'--data_dir={folder}', f'--output_dir={folder}'])
+    options.folder = folder
     side = start_side('answering', options)
     _, second = (side.ask(record)['seconds'] for record in asked)
     side.end()
@@ -565,10 +453,9 @@ def start(options):
         models = write_models(folder, options.data)
         for number in range(options.rounds):
             figures = {'import_seconds': seconds_of(bare)}
-            for prefix, (options.folder, data) in models.items():
-                first, second = first_and_second(options, data, number)
+            for prefix, model in models.items():
+                first, second = first_and_second(*model, number, options)
                 figures[f'{prefix}first_answer_seconds'] = first
-                figures[f'{prefix}first_answer_ratio'] = first / figures['import_seconds']
                 figures[f'{prefix}second_answer_seconds'] = second
             say({name: round(seconds, 2) for name, seconds in figures.items()})
             rounds.append(figures)
@@ -590,8 +477,7 @@ def main():
     """Run the command line."""
     as_it_stands = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_it_stands)
-    names = f'{{{",".join(COMMANDS)}}}'
-    parser.add_argument('what', choices=[*COMMANDS, *WAYS], metavar=names)
+    parser.add_argument('what', choices=[*COMMANDS, *WAYS], metavar='|'.join(COMMANDS))
     real = os.path.join(SHARED, 'WebQA.json')
     default = real if os.path.exists(real) else ''
     parser.add_argument('--precision', choices=['float32', 'bfloat16'], default='float32')
@@ -602,10 +488,7 @@ def main():
     parser.add_argument('--peer_python', help='of an environment with PyTorch and transformers')
     parser.add_argument('--folder', default='', help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.what in WAYS:
-        serve(options)
-    else:
-        COMMANDS[options.what](options)
+    COMMANDS.get(options.what, serve)(options)
 
 
 if __name__ == '__main__':

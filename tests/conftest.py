@@ -57,11 +57,9 @@ def forward_pass_of(model):
     from support.keras2 import bert4keras, tf
 
     ids = tf.TensorSpec([None, None], tf.int32)
-    compiled = tf.function(
-        lambda *batch: model([*batch], training=False), input_signature=[ids, ids]
-    )
+    call = tf.function(lambda *batch: model([*batch], training=False), input_signature=[ids, ids])
     pad = bert4keras.snippets.sequence_padding
-    return lambda *batch: compiled(*(np.int32(pad(rows)) for rows in batch)).numpy()
+    return lambda *batch: call(*(np.int32(pad(rows)) for rows in batch)).numpy()
 
 
 def write_small(folder):
@@ -81,12 +79,8 @@ def write_small(folder):
 
 def record(question_id, question='中国人口在哪里？'):
     """A complete record of three passages, the second of which has no answer."""
-    passages = [('人口在北京，上海', '北京'), ('天津是的', ''), ('在 北京', '北京')]
-    return {
-        'id': question_id,
-        'question': question,
-        'passages': [{'passage': passage, 'answer': answer} for passage, answer in passages],
-    }
+    passages = ('人口在北京，上海', '北京'), ('天津是的', ''), ('在 北京', '北京')
+    return record_of(*passages, question=question, question_id=question_id)
 
 
 def record_of(*passages, question='中国人口在哪里？', question_id='a'):

@@ -23,6 +23,7 @@ CONSTANTS = {
     'backup_minutes': 10, 'warmup_steps': 5, 'decay_steps': 60, 'seed': 1,
 }  # fmt: skip
 BUILT = {}  # see `built_once`
+SCRIPT = os.path.join(ROOT, 'task_reading_comprehension_by_seq2seq.py')
 ALWAYS = 1e-9  # backup_minutes for a backup after every update, however fast the machine is
 
 
@@ -122,11 +123,10 @@ def run(script, arguments=None):
     """Run a command line, a list of str or None for the process's own. Returns the exit status."""
     from support import process, settings
 
-    def command():
-        line = settings.read_command_line(script.Constants, script.__doc__, arguments)
-        script.run_command(line)
-
-    return process.run(command)
+    read = settings.read_command_line
+    return process.run(
+        lambda: script.run_command(read(script.Constants, script.__doc__, arguments))
+    )
 
 
 def call(script, *arguments):
@@ -164,9 +164,9 @@ def built_once(script):
     """
     from support import bert, settings
 
-    def kept(key, make):
+    def kept(key, make, *given):
         if key not in BUILT:
-            found = make()
+            found = make(*given)
             BUILT[key] = found, [(each, each.numpy()) for each in variables_of(found)]
         found, first = BUILT[key]
         for variable, value in first:
@@ -178,21 +178,21 @@ def built_once(script):
             return found[0].weights
         return [*found.optimizer.variables(), found.stopping] if hasattr(found, 'optimizer') else []
 
-    def build_model(files, checkpoint, constants, original=script.build_model):
+    def build_model(files, checkpoint, constants, make=script.build_model):
         key = bert.bert_digest(files), checkpoint, constants.seed
         given = files, checkpoint, constants
-        return original(*given) if checkpoint else kept(key, lambda: original(*given))
+        return make(*given) if checkpoint else kept(key, make, *given)
 
-    def build_trainer(model, constants, original=script.build_trainer):
+    def build_trainer(model, constants, make=script.build_trainer):
         key = id(model), constants.accumulate_steps, *settings.fixed(constants).items()
-        return kept(key, lambda: original(model, constants))
+        return kept(key, make, model, constants)
 
-    def unilm(model, *arguments, original=script.UniLM):
-        return kept((id(model), *arguments), lambda: original(model, *arguments))
+    def unilm(model, *arguments, make=script.UniLM):
+        return kept((id(model), *arguments), make, model, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, once in ('build_model', build_model), ('build_trainer', build_trainer):
-            patch.setattr(script, name, once)
+        patch.setattr(script, 'build_model', build_model)
+        patch.setattr(script, 'build_trainer', build_trainer)
         patch.setattr(script, 'UniLM', unilm)
         yield
 
@@ -218,17 +218,40 @@ def undisturbed(script, study, tmp_path_factory):
         patch.setattr(Backups, 'write', write_and_copy)
         status, last_line, err = call(script, 'train', *options(study, folder / 'output'))
     assert status == 0, err
-    return types.SimpleNamespace(
-        output=folder / 'output',
-        stages=folder / 'stages',
-        results=results(folder / 'output', last_line),
-    )
+    found = results(folder / 'output', last_line)
+    return types.SimpleNamespace(output=folder / 'output', stages=folder / 'stages', results=found)
 
 
 # -------------------------------------------------------------------------- in a process of its own
 
 
-# a process that has imported TensorFlow, which takes seconds; each Process begins as a copy of it
+@pytest.fixture(scope='session', autouse=True)
+def demo_training(request, tmp_path_factory):
+    """The demo as a newcomer runs it, a process that trains while other tests are at work."""
+    if not any('demo' in item.fixturenames for item in request.session.items):
+        yield
+        return
+    folder = tmp_path_factory.mktemp('demo')
+    # nice to the tests, or they wait for it rather than it for them
+    command = 'nice', '-n', '5', sys.executable, SCRIPT, 'train', f'--output_dir={folder}/output'
+    with open(folder / 'out', 'wb') as out, open(folder / 'err', 'wb') as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+    yield folder, process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope='session')
+def demo(demo_training):
+    """(output folder, standard output, standard error) of the newcomer's run."""
+    folder, process = demo_training
+    process.wait()
+    out, err = ((folder / name).read_text(encoding='utf-8') for name in ('out', 'err'))
+    assert process.returncode == 0, err[-2000:]
+    return folder / 'output', out, err
+
+
+# has imported TensorFlow, which takes seconds; each Process begins as a copy of it
 FORKS = multiprocessing.get_context('forkserver')
 FORKS.set_forkserver_preload(['runs', 'task_reading_comprehension_by_seq2seq'])
 
@@ -242,8 +265,7 @@ class Process:
         self.out, self.err = folder / f'out{name}.txt', folder / f'err{name}.txt'
         for path in self.out, self.err:
             path.write_bytes(b'')
-        environment = {**os.environ, **environment}
-        arguments = [command, *map(str, arguments)]
+        arguments, environment = [command, *map(str, arguments)], {**os.environ, **environment}
         given = self.out, self.err, environment, changes, arguments
         self.process = FORKS.Process(target=live, args=given)
         with pytest.MonkeyPatch.context() as patch:
@@ -412,18 +434,12 @@ def two_workers(folder, arguments, changes=((), ()), outputs=None):
     with socket.create_server(nobody) as one, socket.create_server(nobody) as other:
         ports = one.getsockname()[1], other.getsockname()[1]  # that nobody listens on
     outputs = outputs or [folder / 'output'] * 2
-    return [
-        Process(
-            folder,
-            'train',
-            *arguments,
-            f'--output_dir={output}',
-            changes=made,
-            name=k,
-            TF_CONFIG=position(k, ports),
-        )
-        for k, (made, output) in enumerate(zip(changes, outputs, strict=True))
-    ]
+    processes = []
+    for k, (made, output) in enumerate(zip(changes, outputs, strict=True)):
+        given = 'train', *arguments, f'--output_dir={output}'
+        environment = {'TF_CONFIG': position(k, ports)}
+        processes.append(Process(folder, *given, changes=made, name=k, **environment))
+    return processes
 
 
 @pytest.fixture(scope='session')
@@ -449,10 +465,8 @@ def little_room(tmp_path):
     """A file system of a megabyte."""
     folder = tmp_path / 'little_room'
     folder.mkdir()
-    mounted = subprocess.run(
-        ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
+    command = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', folder]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip('needs root, to mount a small file system')
     yield folder
     subprocess.run(['umount', folder], check=True)

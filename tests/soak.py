@@ -11,6 +11,7 @@ the seconds to the answer, and failures. The exit status is 1 if there was any. 
 import argparse
 import json
 import os
+import pathlib
 import random
 import subprocess
 import sys
@@ -32,8 +33,7 @@ class Reader:
 
     def __init__(self, output_dir):
         command = [sys.executable, SCRIPT, 'predict', '-', f'--output_dir={output_dir}']
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, lines):
         """Send lines at once. Returns [(seconds to the answer, the answer, a dict), ...]."""
@@ -80,48 +80,43 @@ def draw_lines(records, rng):
 
 def soak(reader, records, minutes, rng):
     """Ask until the time is over. Returns what is reported, a dict."""
-    seconds, failures, questions, begun = [], 0, 0, time.monotonic()
-    memory, shown = [], begun  # (questions so far, bytes)
+    seconds, failures, begun = [], 0, time.monotonic()
+    memory, shown = [], begun  # (lines so far, bytes)
     warm = begun + min(60, 6 * minutes)
     while time.monotonic() < begun + 60 * minutes:
         lines = draw_lines(records, rng)
         answers = reader.ask([line for line, _ in lines])
-        questions += len(lines)
         for (took, told), (_, name) in zip(answers, lines, strict=True):
             seconds.append(took)
             is_right = 'error' in told if name is None else told.get('id') == name
             failures += not is_right or (name is not None and 'error' in told)
         if time.monotonic() > warm:
-            memory.append((questions, reader.memory()))
+            memory.append((len(seconds), reader.memory()))
         if time.monotonic() > shown + 60:
             shown = time.monotonic()
             minute, megabytes = (shown - begun) / 60, reader.memory() >> 20
-            print(f'{minute:.0f} minutes, {questions} lines, {failures} failures, {megabytes} MB',
-                  file=sys.stderr, flush=True)  # fmt: skip
+            said = f'{minute:.0f} minutes, {len(seconds)} lines, {failures} failures'
+            print(f'{said}, {megabytes} MB', file=sys.stderr, flush=True)
     asked, resident = np.array(memory, float).T
     p50, p99 = np.percentile(seconds, [50, 99])
-    return {
-        'lines': questions,
-        'failures': failures,
-        'start_mb': round(resident[0] / 1e6, 1),
-        'end_mb': round(resident[-1] / 1e6, 1),
-        'bytes_per_line': round(float(np.polyfit(asked, resident, 1)[0]), 2),
-        'p50_seconds': round(float(p50), 4),
-        'p99_seconds': round(float(p99), 4),
-    }
+    told = {
+        'start_mb': resident[0] / 1e6, 'end_mb': resident[-1] / 1e6,
+        'bytes_per_line': np.polyfit(asked, resident, 1)[0], 'p50_seconds': p50, 'p99_seconds': p99,
+    }  # fmt: skip
+    told = {name: round(float(value), 4) for name, value in told.items()}
+    return {'lines': len(seconds), 'failures': failures, **told}
 
 
 def main():
     """Run the command line."""
     as_it_stands = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_it_stands)
-    parser.add_argument('output_dir')
-    parser.add_argument('questions')
+    for name in 'output_dir', 'questions':
+        parser.add_argument(name)
     parser.add_argument('--minutes', type=float, default=60)
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
-    with open(options.questions, encoding='utf-8') as file:
-        records = json.load(file)
+    records = json.loads(pathlib.Path(options.questions).read_text(encoding='utf-8'))
     reader = Reader(options.output_dir)
     reader.ask([b'{}'])  # it is ready
     told = soak(reader, records, options.minutes, random.Random(options.seed))

@@ -62,32 +62,6 @@ def module_of(path):
     return module
 
 
-@pytest.fixture(scope='module', autouse=True)
-def demo_training(request, tmp_path_factory):
-    """The demo as a newcomer runs it, a process that trains while the first tests are at work."""
-    if not any('demo' in item.fixturenames for item in request.session.items):
-        yield None  # no test that was chosen wants it
-        return
-    folder = tmp_path_factory.mktemp('demo')
-    # nice to the tests, or they wait for it rather than it for them
-    command = 'nice', '-n', '5', sys.executable, SCRIPT, 'train', f'--output_dir={folder}/output'
-    with open(folder / 'out', 'wb') as out, open(folder / 'err', 'wb') as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err)
-    yield folder, process
-    process.kill()
-    process.wait()
-
-
-@pytest.fixture(scope='module')
-def demo(demo_training):
-    """(output folder, standard output, standard error) of the newcomer's run."""
-    folder, process = demo_training
-    status = process.wait()
-    out, err = ((folder / name).read_text(encoding='utf-8') for name in ('out', 'err'))
-    assert status == 0, err[-2000:]
-    return folder / 'output', out, err
-
-
 # ------------------------------------------------------------------- answered before TensorFlow is
 
 
@@ -95,9 +69,7 @@ def demo(demo_training):
 def no_tensorflow(tmp_path_factory):
     """An environment whose TensorFlow cannot be imported, and takes its time to say so."""
     folder = tmp_path_factory.mktemp('no_tensorflow')
-    said = (
-        'Traceback:\n  File "a.py"\nImportError: libc.so.6: too old\n\nFailed to'  # as it says it
-    )
+    said = 'Traceback:\n  File "a.py"\nImportError: libc.so.6: too old\n\nFailed'  # as it says it
     code = f'import os, time; open({str(folder / "begun")!r}, "w"); '
     code += f'time.sleep(float(os.environ.get("SLEEP", 0))); raise ImportError({said!r})'
     (folder / 'tensorflow.py').write_text(code, encoding='utf-8')
@@ -130,13 +102,12 @@ def edited(tmp_path_factory):
     ],
 )
 def test_python_that_cannot_work_is_told_what_it_lacks(no_tensorflow, flags, optimize, said):
-    """But help and mistakes come first."""
+    """But help comes first."""
     python = {'before': [sys.executable, *flags], 'PYTHONOPTIMIZE': optimize, **no_tensorflow}
     done = run('eval', **python)
     assert (done.returncode, done.stdout) == (2, '')
     assert re.fullmatch(f'{said}\n', done.stderr)
     assert run('--help', **python).returncode == 0
-    assert "invalid choice: 'learn'" in run('learn', **python).stderr
 
 
 TOPK = 'topk: Whole[1] = 1'
@@ -160,7 +131,6 @@ def test_help_lists_commands_and_constants(script, edited, no_tensorflow):
         ('--topk=0', TOPK, 'topk = 0: expected a whole number of at least 1'),
         # a name in another encoding, as those of a Windows archive are
         ('数据'.encode('gbk'), TOPK, r'\udcca\udcfd\udcbe\udcdd: train takes nothing more'),
-        ('--seed=1', 'topk: Whole[1] = None', 'topk = None: expected a whole number'),
         ('--seed=1', 'topk: Whole[1] = [1]', 'topk = [1]: expected a whole number'),
         ('--seed=1', 'topk: list = ()', "topk: <class 'list'> is no type for a constant"),
     ],
@@ -210,11 +180,8 @@ def first_training(script, built_once, tmp_path_factory):
     folder = write_small(tmp_path_factory.mktemp('small'))
     texts = io.StringIO(), io.StringIO()
     out, err = (types.SimpleNamespace(write=text.write, flush=text.flush) for text in texts)
-    with (
-        concurrent.futures.ThreadPoolExecutor() as pool,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
+    redirected = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with concurrent.futures.ThreadPoolExecutor() as pool, redirected[0], redirected[1]:
         status = pool.submit(runs.run, script, ['train', *small_options(folder)]).result()
     out, err = (text.getvalue() for text in texts)
     assert status == 0, err
@@ -270,19 +237,6 @@ def test_best_weights_are_kept_by_best_by(script, monkeypatch, best_by, kept):
     assert saved == kept
 
 
-def change(path, content):
-    """Change a file: what is in its JSON, a dict; all of it, JSON or str; or None to delete it."""
-    if isinstance(content, dict):
-        content = {**read_json(path), **content}
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-    if content is not None:
-        text = content if isinstance(content, str) else json.dumps(content)
-        path.write_text(text, encoding='utf-8')
-
-
 @pytest.mark.parametrize(
     ('command', 'changes', 'named'),
     [
@@ -290,10 +244,6 @@ def change(path, content):
         ('train --checkpoint_path=no.ckpt', {'SogouQA.json': None},
          'missing: .*/SogouQA.json, no.ckpt; data/README.md says where to download it'),
         ('train', {'vocab.txt': 'a\n'}, r'vocab.txt: lacks \[PAD\], \[UNK\], \[CLS\], \[SEP\]'),
-        ('train', {'bert_config.json': '{"vocab'}, 'bert_config.json: not a BERT configuration'),
-        ('train', {'output': 'a file'}, r'output: no folder \(File exists\); choose another'),
-        ('train', {'output': None, 'SogouQA.json': [record(None)]},
-         'SogouQA.json: no record with an id to validate on'),
         (f'train --checkpoint_path=FOLDER/{BEST} --max_q_len=400', {},
          '660 tokens are to be read; lower max_p_len'),
         # some layers would be left unused; heads and the order of tokens do not show in weights
@@ -301,25 +251,29 @@ def change(path, content):
         (f'train --checkpoint_path=FOLDER/{BEST} --dict_path=FOLDER/vocab.txt',
          {'vocab.txt': '\n'.join(VOCABULARY[::-1])}, f'{BEST}: does not fit this model'),
         ('train --train_data=no.json --valid_data=FOLDER/WebQA.json', {}, 'missing: no.json; '),
-        ('eval', {'output': None}, f'{BEST}: no such file; run train first'),
+        ('eval', {BEST: None}, f'{BEST}: no such file; run train first'),
         ('eval --config_path=FOLDER/bert_config.json', {'bert_config.json': {'hidden_size': 32}},
          f'{BEST}: does not fit this model'),
         ('eval', {'output/bert_config.json': {'num_attention_heads': 4}},
          f'{BEST}: .*bert_config.json or vocab.txt is not the one that it was trained with'),
-        ('eval', {'SogouQA.json': [record('S1')]}, f'{ORDER}: no order of 1 records'),
         # another order would score questions that were trained on
         ('eval', {ORDER: None}, f'{ORDER}: no such file; copy it from where the weights were'),
         ('predict FOLDER/q.json', {}, '/q.json: no such file'),
-        ('predict FOLDER/q.json',
-         {'q.json': [record('a')], 'output/answers_to_q.jsonl': '{"file": "/other/q.json"}\n'},
-         'holds the answers to /other/q.json, those to .*/q.json would replace them; move it'),
         ('export FOLDER', {}, 'exists; choose another folder'),
     ],
 )  # fmt: skip
 def test_mistake_is_one_line_that_names_place_and_cure(trained, on_small, command, changes, named):
-    """Exit status 2, no traceback; nothing is changed, and nothing left half written."""
+    """Exit status 2, no traceback; nothing is changed, and nothing left half written.
+
+    changes: {name of a file: all of it, or None to delete it, or a dict of entries of its JSON}
+    """
     for name, content in changes.items():
-        change(trained / name, content)
+        if content is None:
+            (trained / name).unlink()
+        elif isinstance(content, dict):
+            write_json(trained / name, {**read_json(trained / name), **content})
+        else:
+            (trained / name).write_text(content, encoding='utf-8')
     before = contents(trained)
     status, out, err = on_small(*command.replace('FOLDER', str(trained)).split())
     assert (status, out) == (2, '')
@@ -411,26 +365,17 @@ def test_records_on_standard_input_are_answered_at_once(script, trained, monkeyp
 
 @pytest.mark.slow
 def test_fifty_real_questions_can_be_learnt(script, shared, tmp_path):
-    """Trained until it knows them; read as any file of questions, scored by their own answers.
-
-    The 22nd record of SogouQA is cut off, as found in the wild.
-    """
-    data, bert = tmp_path / 'WebQA.json', f'{shared}/tiny_bert/bert_'
+    """Trained and scored on the same ones, until it knows them."""
+    data = tmp_path / 'fifty.json'
     write_json(data, read_json(pathlib.Path(shared, 'WebQA.json'))[:50])
-    shutil.copy(os.path.join(shared, 'SogouQA.json'), tmp_path)
-    options = [
-        f'--data_dir={tmp_path}', f'--output_dir={tmp_path / "output"}', '--batch_size=16',
-        f'--config_path={bert}config.json', f'--checkpoint_path={bert}model.ckpt',
-        f'--dict_path={shared}/vocab.txt', '--epochs=20', '--learning_rate=5e-4',
-        '--decay_steps=160', '--best_by=loss', '--valid_sample=5',
-    ]  # fmt: skip
-    status, _, err = outputs(script, 'train', *options)
-    warning = '1 of 22 records lack something and cannot be used: record 22 (no id, no question)'
-    assert status == 0 and err.count(warning) == 1, err[-2000:]
-    status, _, err = outputs(script, 'predict', data, *options)
+    status, out, err = outputs(
+        script, 'train', f'--train_data={data}', f'--valid_data={data}', '--valid_sample=5',
+        f'--checkpoint_path={shared}/tiny_bert', f'--dict_path={shared}/vocab.txt', '--epochs=20',
+        '--batch_size=16', '--learning_rate=5e-4', '--decay_steps=160', '--best_by=loss',
+        f'--output_dir={tmp_path / "output"}',
+    )  # fmt: skip
     assert status == 0, err[-2000:]
-    predictions = tmp_path / 'output' / 'answers_to_WebQA.tsv'
-    score = last_line(run(predictions, '--dataset', data, script=SCORER).stdout)
+    score = last_line(out)
     assert score['total'] == 50 and score['Final'] >= 0.8, score
 
 
@@ -460,23 +405,6 @@ def test_demo_is_what_make_demo_writes(script, tmp_path, bert):
         assert ours == theirs
 
 
-def test_demo_corpus_makes_reading_hard():
-    """No entity is asked about twice; passages repeat or contradict others, or have no answer."""
-    matches = []
-    for rules in module_of(DEMO / 'make_demo.py').FACTS.values():
-        asked = [question for _, several, _ in rules.values() for question in several.split('|')]
-        matches += [re.compile(question.replace('{e}', '(.+)')).fullmatch for question in asked]
-    data = [entry for name in ('SogouQA', 'WebQA') for entry in read_json(DEMO / f'{name}.json')]
-    found = ([match(entry['question']) for match in matches] for entry in data)
-    assert len({max(each[1] for each in some if each) for some in found}) == len(data) == 3600
-    texts, answers = (
-        [[p[name] for p in entry['passages']] for entry in data] for name in ('passage', 'answer')
-    )
-    assert sum(len({*some}) < len(some) for some in texts) > 500
-    assert sum(len({*some} - {''}) > 1 for some in answers) > 300
-    assert all(any(some) for some in answers[:1200]) and sum(not any(x) for x in answers) > 200
-
-
 def test_demo_learns_to_read(demo, script):
     """No name of a validation question occurs in training: without reading Final is near 0."""
     folder, out, err = demo
@@ -490,8 +418,7 @@ def test_demo_learns_to_read(demo, script):
     # the command line is read once
     for note in f"output_dir = '{folder}' instead of 'output'", 'batch_size = 64 instead of 32':
         assert err.count(note) == 1
-    with open(folder / 'log.csv', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
+    rows = [*csv.DictReader((folder / 'log.csv').read_text(encoding='utf-8').splitlines())]
     assert {'epoch', 'loss', 'val_Accuracy', 'val_F1', 'val_Final'} <= {*rows[0]}
     assert float(rows[-1]['loss']) < float(rows[0]['loss'])
     config = read_json(folder / 'config.json')
@@ -522,36 +449,35 @@ def test_question_is_answered_from_python_and_on_the_command_line(demo, script, 
     options = f'--question={question}', *passages, f'--output_dir={demo[0]}'
     status, out, err = outputs(module_of(path), 'predict', *options)
     assert status == 0, err
-    expected = (
+    assert re.fullmatch(
         r'answer: 方𠮷明 \(score 0\.\d{3}\)\n'
         r'passage 2 votes: 方 \S+  \[UNK\] \S+  明 \S+  \[SEP\] \S+\n'
         r'  据介绍，李文秀师从\[方𠮷明\]。\n'
-        r'passage 1 left: no answer [01]\.\d\d\n'
-        r'  李文秀是一名医生。\n'
-    )
-    assert re.fullmatch(expected, out)
+        r'passage 1 left: no answer [01]\.\d\d\n  李文秀是一名医生。\n', out,
+    )  # fmt: skip
 
 
 def test_trained_result_is_one_folder(demo, script, monkeypatch, tmp_path):
     """`predict` needs nothing else, `eval` the data besides."""
     folder, out, _ = demo
-    for name in 'config.json', 'bert_config.json', 'vocab.txt', 'random_order.json':
+    needed = 'config.json', 'bert_config.json', 'vocab.txt', 'random_order.json'
+    for name in *needed, 'best_model.weights.h5':
         shutil.copy(folder / name, tmp_path)
-    shutil.copy(folder / 'best_model.weights.h5', tmp_path)
     monkeypatch.setattr(settings, 'DATA', str(tmp_path / 'data'))  # as on another machine
     # whatever they lack; a tab in an answer becomes a space
-    asked = {'question': '李文秀的老师是谁？', 'passages': ['李文秀的老师是方\t远。']}
+    question = '李文秀的老师是谁？'
+    asked = {'question': question, 'passages': ['李文秀的老师是方\t远。']}
     lacking = [{**asked, 'id': 'b', 'question': None}, asked, {**asked, 'id': 'c', 'passages': []}]
     write_json(tmp_path / 'q.json', [{'id': 'a#1', **asked}, *lacking])
     options = [f'--output_dir={tmp_path}']
     status, lines, err = outputs(script, 'predict', tmp_path / 'q.json', *options)
     assert (status, lines) == (0, 'a#1\t方 远\nb\t\nc\t\n'), err
-    without_id = 'a record without id has no line in answers_to_q.tsv, its question is'
-    assert {
+    for line in (
         "record 'b' has no question; it gets the empty answer",
         "record 'c' has no passages; it gets the empty answer",
-        f'{without_id} {asked["question"]!r}',
-    } < {*re.split('[\r\n]', err)}  # none of the lines is glued to the progress bar
+        f'a record without id has no line in answers_to_q.tsv, its question is {question!r}',
+    ):
+        assert line in re.split('[\r\n]', err)  # not glued to the progress bar
     status, _, err = outputs(script, 'eval', *options)
     assert status == 2 and 'SogouQA.json' in err.splitlines()[-1]
     (tmp_path / 'data').mkdir()
@@ -570,7 +496,7 @@ def test_exported_reader_answers_as_the_readme_says(demo, script, tmp_path):
     readme = pathlib.Path(ROOT, 'README.md').read_text(encoding='utf-8')
     [loop] = re.findall(r'```python\n(import json.*?)```', readme, re.DOTALL)
     loop += 'import sys\nfor asked in json.load(sys.stdin):\n    print(answer(*asked))\n'
-    asked = [script.asked(question) for question in read_json(DEMO / 'SogouQA.json')[100:120]]
+    asked = [script.asked(question) for question in read_json(DEMO / 'SogouQA.json')[100:110]]
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     done = subprocess.run(
         [sys.executable, '-c', loop], input=json.dumps(asked), capture_output=True,
@@ -579,4 +505,4 @@ def test_exported_reader_answers_as_the_readme_says(demo, script, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     reader = script.load_reader(output_dir=str(demo[0]))
     expected = [reader.tokenizer.decode(answer.token_ids) for answer in reader.answers(asked)]
-    assert done.stdout.splitlines() == expected and len({*expected}) > 15
+    assert done.stdout.splitlines() == expected and len({*expected}) > 7

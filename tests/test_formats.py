@@ -1,13 +1,9 @@
-"""support/formats.py and data/convert.py: public files become ours, traps and all.
+"""support/formats.py and data/convert.py: public files become ours (damage: test_fuzzing.py)."""
 
-What damage does to them stands in test_fuzzing.py.
-"""
-
-import collections
 import gzip
+import itertools
 import json
 import os
-import random
 import re
 import subprocess
 import sys
@@ -17,7 +13,7 @@ import pytest
 from conftest import ROOT, record_of, refusal, write_json
 from runs import call
 
-from evaluate_sogou import evaluate, exit_status, load_official_answers
+from evaluate_sogou import exit_status, load_official_answers
 from support import formats, records
 
 sys.path.insert(0, os.path.join(ROOT, 'data'))
@@ -45,7 +41,6 @@ PIECES = {
 
 
 def convert_file(path, negatives=0, seed=42):
-    """The Converted of a file."""
     converted = convert.convert(formats.read(str(path)))
     convert.add_negatives(converted, negatives, seed)
     return converted
@@ -56,17 +51,15 @@ def given(tmp_path):
     """A function that writes bytes, a text, or a value as JSON. Returns the path."""
 
     def write(content):
-        path = tmp_path / 'given'
-        if not isinstance(content, (bytes, str)):
-            content = json.dumps(content)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return str(path)
+        if not isinstance(content, bytes):
+            content = (content if isinstance(content, str) else json.dumps(content)).encode()
+        (tmp_path / 'given').write_bytes(content)
+        return str(tmp_path / 'given')
 
     return write
 
 
 def pairs_of(record):
-    """The (passage, answer) pairs of a record."""
     return [(passage['passage'], passage['answer']) for passage in record['passages']]
 
 
@@ -76,102 +69,53 @@ def is_held(answer, passage):
     return all(part in passage for part in answer.split(' '))
 
 
-# -------------------------------------------------------------------------------- the real pieces
-
-
 @pytest.mark.parametrize('name', PIECES)
-def test_every_real_piece_converts_to_what_training_makes_of_it(
-    shared, script, name, tmp_path, capsys
-):
-    """Our own loader has nothing to say about it, and its standard answers score 1."""
-    path, ours = os.path.join(shared, 'formats', name), tmp_path / 'ours'
-    answers = tmp_path / 'ours.answers'
+def test_real_piece_converts_to_what_training_makes_of_it(shared, script, name, tmp_path, capsys):
+    """Our own loader and the scorer have nothing to say about it."""
+    path, ours, answers = f'{shared}/formats/{name}', tmp_path / 'ours', tmp_path / 'ours.answers'
     converted = convert_file(path)
     convert.write(str(ours), converted)
     assert records.load_questions(ours) == converted.records and capsys.readouterr() == ('', '')
     constants, rng = script.Constants(max_p_len=100_000), np.random.default_rng(0)
-    texts, answered = [], 0
     for entry in converted.records:
         assert [*entry] == ['id', 'question', 'passages'] and entry['question'].strip()
-        assert entry['id'] and not re.search('[\t\n\r]', entry['id'])
         for text, answer in pairs_of(entry):
             assert text.strip() and is_held(answer, text) and answer == answer.strip()
             alone = record_of((text, answer), question=entry['question'])
             *_, target = script.training_pair(alone, rng, constants)
             assert target == answer.replace(' ', ',')
-        texts += [answer for _, answer in pairs_of(entry)]
-        answered += any(answer for _, answer in pairs_of(entry))
-    ids = [entry['id'] for entry in converted.records]
-    counts = len({*ids}), answered, len(texts), len([*filter(None, texts)])
+    held = [[bool(answer) for _, answer in pairs_of(entry)] for entry in converted.records]
+    counts = len(held), sum(map(any, held)), sum(map(len, held)), sum(map(sum, held))
     assert (formats.name_of_format(path), *counts) == PIECES[name]
     assert answers.exists() == (name != 'dureader2_search.test.json')  # which has no answers
     if answers.exists():
-        references = load_official_answers(answers)
-        assert [*references] == [*converted.accepted] == ids
-        lines = [f'{key}\t{right.answer}\n' for key, right in references.items() if right.answer]
-        (tmp_path / 'predictions').write_text(''.join(lines), encoding='utf-8')
-        assert evaluate(tmp_path / 'predictions', references)['Final'] == 1
+        assert [*load_official_answers(answers)] == [entry['id'] for entry in converted.records]
 
 
 @pytest.mark.slow
 def test_real_pieces_can_be_trained_on_and_answered(script, shared, tmp_path):
-    """Two epochs of the small trained BERT, in windows, on all pieces; also what has no answers."""
+    """Also those with no answers at all; with the small trained BERT, in windows."""
     for name in PIECES:
-        converted = convert_file(os.path.join(shared, 'formats', name), negatives=2)
-        convert.write(str(tmp_path / name), converted)
-    options = [
-        f'--output_dir={tmp_path / "output"}', '--passage_stride=128', '--epochs=2',
-        f'--checkpoint_path={shared}/tiny_bert', f'--dict_path={shared}/vocab.txt',
-        f'--train_data={",".join(str(tmp_path / name) for name in PIECES)}',
-    ]  # fmt: skip
+        convert.write(str(tmp_path / name), convert_file(f'{shared}/formats/{name}', negatives=2))
     for name in 'cmrc2018_dev.json', 'dureader2_search.test.json':
-        options += [f'--valid_data={tmp_path / name}', f'--output_dir={tmp_path}/output of {name}']
+        options = [
+            f'--output_dir={tmp_path}/output of {name}', '--passage_stride=128', '--epochs=1',
+            f'--checkpoint_path={shared}/tiny_bert', f'--dict_path={shared}/vocab.txt',
+            f'--train_data={",".join(str(tmp_path / name) for name in PIECES)}',
+            f'--valid_data={tmp_path / name}',
+        ]  # fmt: skip
         status, out, err = call(script, 'train', *options)
         assert status == 0 and json.loads(out[-1])['total'] == PIECES[name][1], err[-2000:]
         status, _, err = call(script, 'predict', tmp_path / name, *options)
         assert status == 0, err[-2000:]
 
 
-@pytest.mark.slow
-def test_demo_in_the_form_of_cmrc2018_is_learnt_as_well(script, tmp_path):
-    """Each passage that answers is a context of its own, and others make up for those that do not.
-
-    Validated like that, and on the demo's own passages.
-    """
-    demo, output = os.path.join(ROOT, 'data', 'demo'), tmp_path / 'output'
-    data = [records.load_questions(f'{demo}/{name}.json') for name in ('WebQA', 'SogouQA')]
-    output.mkdir()
-    train, valid = script.split(*data, script.Constants(output_dir=str(output)))
-    for name, some in ('train', train), ('valid', valid):
-        contexts = [
-            cmrc(text, *[answer] * 3, question_id=entry['id'], question=entry['question'])
-            for entry in {entry['id']: entry for entry in some}.values()
-            for text, answer in pairs_of(entry)
-            if answer
-        ]
-        write_json(tmp_path / 'cmrc', contexts)
-        convert.write(str(tmp_path / name), convert_file(tmp_path / 'cmrc', negatives=3))
-    write_json(tmp_path / 'demo', valid)
-    both = f'--train_data={tmp_path / "train"}', f'--valid_data={tmp_path / "valid"}'
-    for arguments in ['train', *both], ['eval', f'--valid_data={tmp_path / "demo"}']:
-        status, out, err = call(script, *arguments, f'--output_dir={output}')
-        assert status == 0, err[-2000:]
-        assert json.loads(out[-1])['Final'] >= 0.95  # 0.97 where it is trained as it stands
-
-
-# ----------------------------------------------------------------------- answers and where they are
-
-
-def cmrc(context, *answers, question_id='D', question='谁？', more=()):
-    """A record of CMRC2018 with one question; more: (text, id, answers) of others."""
-    asked = [(question, question_id, answers), *more]
-    names = 'query_text', 'query_id', 'answers'
-    qas = [dict(zip(names, each, strict=True)) for each in asked]
-    return {'context_id': 'D', 'context_text': context, 'qas': qas, 'title': ''}
+def cmrc(context, *answers, question_id='D'):
+    asked = {'query_text': '谁？', 'query_id': question_id, 'answers': answers}
+    return {'context_id': 'D', 'context_text': context, 'qas': [asked], 'title': ''}
 
 
 def flat(context, answer, question='谁？', **more):
-    """A line of question, passage and answer."""
     return {'context': context, 'answer': answer, 'question': question, **more}
 
 
@@ -179,29 +123,22 @@ def flat(context, answer, question='谁？', **more):
     ('context', 'answers', 'found', 'missed'),
     [
         ('甲是乙。', ['丙', '乙', '甲'], '乙', 1),  # the first that is there
-        ('甲是乙', ['乙。'], '乙', 0),  # a full stop that was added
+        ('甲是乙', ['乙 。'], '乙', 0),  # a full stop that was added
         ('甲是乙。', ['乙。'], '乙。', 0),
-        ('甲是乙', ['乙 。'], '乙', 0),
         ('那是 1999年', [' 1999年', '\u30001999年 '], '1999年', 0),  # outer spaces
         ('蓝、白、红三色', ['蓝、白、红'], '蓝 白 红', 0),  # its own separators
         ('蓝，白；红 三色', ['白；红'], '白 红', 0),
         ('红、白、蓝', ['蓝、白、红'], '蓝 白 红', 0),  # each part by itself
-        ('蓝、白、红', ['蓝、白、绿'], '', 1),
-        ('蓝、白、红', ['蓝白红'], '', 1),
+        ('蓝、白、红', ['蓝、白、绿', '蓝白红'], '', 2),
         ('蓝、白', ['蓝,白'], '蓝,白', 0),  # as training sees the passage
         ('May 18, 2018', ['May 18, 2018'], 'May 18, 2018', 0),
-        ('甲', [], '', 0),
         ('no_answer', ['no_answer', 'No Answer', '无答案', '', ' ', '、', None], '', 0),
         # a number of a spreadsheet: a date, or a whole one with `.0`; else it is nobody's answer
         ('2008年11月12日首次登场', [39764.0], '2008年11月12日', 0),
-        ('2008年11月12日首次登场', ['39764.0'], '2008年11月12日', 0),
         ('2008年11月13日首次登场', [39764.0], '', 1),
         ('占第147位', [147.0], '147', 0),
-        ('占第1470位', [147.0], '', 1),  # another number
-        ('占第2147位', [147.0], '', 1),
-        ('收费4.9元', [4.9], '4.9', 0),
+        ('占第1470位，第2147位', ['147.0'], '', 1),  # of other numbers
         ('版本2.0', [2.0], '2.0', 0),
-        ('有1999人', [1e300], '', 1),
         ('有12345678人', [12345678.0], '12345678', 0),  # no date
     ],
 )
@@ -214,27 +151,21 @@ def test_answer_is_the_first_that_the_passage_holds(given, context, answers, fou
         assert converted.accepted == {'D': []}
 
 
-# ------------------------------------------------------------------------------- format by format
-
-
 def squad(*entries):
-    """A file of SQuAD: entries, lists of paragraphs (context, {id: (answer, start)})."""
-    data = []
-    for paragraphs in entries:
-        made = [{'context': context, 'id': 'P', 'qas': []} for context, _ in paragraphs]
-        for paragraph, (_, asked) in zip(made, paragraphs, strict=True):
-            for name, pairs in asked.items():
-                answers = [{'text': text, 'answer_start': start} for text, start in pairs]
-                paragraph['qas'].append({'question': '谁？', 'id': name, 'answers': answers})
-        data.append({'paragraphs': made, 'id': 'T', 'title': ''})
-    return {'data': data}
+    """A file of SQuAD: entries, lists of paragraphs (context, {id: [(answer, start), ...]})."""
+
+    def paragraph(context, asked):
+        given = {name: [{'text': x, 'answer_start': at} for x, at in asked[name]] for name in asked}
+        qas = [{'question': '谁？', 'id': name, 'answers': given[name]} for name in given]
+        return {'context': context, 'id': 'P', 'qas': qas}
+
+    made = [[paragraph(*each) for each in paragraphs] for paragraphs in entries]
+    return {'data': [{'paragraphs': each, 'id': 'T', 'title': ''} for each in made]}
 
 
 def dureader(**more):
-    """A record of DuReader 2.0 with three paragraphs, two of them in one document."""
-    documents = [
-        {'title': '丁', 'paragraphs': each} for each in (['甲是乙', '登录'], ['甲 是丙', ''])
-    ]
+    paragraphs = ['甲是乙', '登录'], ['甲 是丙', '']
+    documents = [{'title': '丁', 'paragraphs': each} for each in paragraphs]
     return {'documents': documents, 'question': '谁？', 'question_id': 181, **more}
 
 
@@ -250,13 +181,11 @@ def webqa(*evidences, golden='契诃夫'):
 
 
 def rgb(answer, positive, negative=(), **more):
-    """A record of RGB."""
     passages = {'positive': positive, 'negative': [*negative]}
     return {'id': 0, 'query': '谁？', 'answer': answer, **passages, **more}
 
 
 def domainrag(contents, answers, retrieved=(), **more):
-    """A record of DomainRAG."""
     reference = [{'title': '丁', 'id': '159', 'date': None, 'contents': contents}]
     found = [{'id': 3, 'contents': text} for text in retrieved]
     more = {'retrieved_psgs': found, **more} if found else more
@@ -267,16 +196,6 @@ def ours(question_id, *passages, question='谁？'):
     """A record of our own; passages: 'text' or 'text→answer'."""
     pairs = [passage.partition('→')[::2] for passage in passages]
     return record_of(*pairs, question=question, question_id=question_id)
-
-
-def of_ids(*names):
-    """Lines of different questions, and of these ids."""
-    return [flat('甲', '', f'{number}？', id=name) for number, name in enumerate(names)]
-
-
-def with_ids(*names):
-    """What becomes of them."""
-    return [ours(name, '甲', question=f'{number}？') for number, name in enumerate(names)]
 
 
 def rule(name, value, *expected, accepted=None, left_out=None):
@@ -294,25 +213,21 @@ PARTS = [{'passage': '甲乙', 'answer': ['甲', '乙']}, {'passage': '丙', 'an
 FOUND = {'法国最高': '法国', '日本': 'no_answer', '儒家': '儒家"'}
 EVIDENCES = {f'{text}#0': {'answer': [each], 'evidence': text} for text, each in FOUND.items()}
 CTXS = [{'text': 'in 2010', 'hasanswer': told} for told in (True, False)] + [{'text': 'or 2010'}]
+IDS = [(7, '7'), ('7#2', '7#2'), ('7', '7#3'), ('7#3', '7#3#2'), (None, '5'), ('', '6'),
+       (' a\tb', 'a b'), (1.5, '1.5')]  # fmt: skip
 DPR = {'question': '谁？', 'answers': ['1', '2010'], 'ctxs': CTXS}
 
 
 @pytest.mark.parametrize(
     ('value', 'expected', 'accepted', 'reasons'),
     [
-        rule('questions about one context become a record each',
-             [cmrc('甲是乙', '甲', more=[('什么？', 'E', ['乙'])])],
-             ours('D', '甲是乙→甲'), ours('E', '甲是乙→乙', question='什么？')),
-        rule("the same text of another id is another question: who 'he' is, the context tells",
-             [cmrc('甲', '甲'), cmrc('乙', '乙', question_id='E')],
-             ours('D', '甲→甲'), ours('E', '乙→乙')),
         rule('accepted answers are kept though no passage holds them, each once, as it is read',
              [cmrc('甲是乙', '丙。', '乙。', '乙', 39764.0, 'no_answer')], ours('D', '甲是乙→乙'),
              accepted={'D': ['丙。', '乙']}),
-        rule('offsets of SQuAD are not believed: -1, or off by one',
+        rule('questions about one context are a record each; offsets are not believed, -1 or wrong',
              squad([('甲是乙', {'a': [('乙', -1)], 'b': [('乙', 1)], 'c': [('147.0', -1)]})]),
              ours('a', '甲是乙→乙'), ours('b', '甲是乙→乙'), ours('c', '甲是乙')),
-        rule('all paragraphs of SQuAD are read; a context that comes again makes another record',
+        rule('all paragraphs of SQuAD are read; the same text of another id is another question',
              squad([('甲', {'a': [('甲', 0)]}), ('甲', {'b': [('甲', 0)]})], [('乙', {'c': []})]),
              ours('a', '甲→甲'), ours('b', '甲→甲'), ours('c', '乙')),
         rule('contexts of one id and question become one record',
@@ -337,11 +252,10 @@ DPR = {'question': '谁？', 'answers': ['1', '2010'], 'ctxs': CTXS}
                     ('谁写的', 'other_negative'), ('契诃夫写的', 'positive'))],
              ours('Q', '契诃夫写的→契诃夫', '契诃夫没写', '谁写的', '契诃夫写的→契诃夫'),
              accepted={'Q': ['契诃夫']}),
-        rule('WebQA: they count as right where no evidence is positive',
-             [webqa(('契诃夫写的', 'hit_answer_negative'))], ours('Q', '契诃夫写的'),
-             accepted={'Q': ['契诃夫']}),
-        rule('WebQA: evidences without a type, of the training files, give them',
-             [webqa(('契诃夫写的', None))], ours('Q', '契诃夫写的→契诃夫')),
+        *(rule('WebQA: they count where none is positive; those of no type, to train on, give them',
+               [webqa(('契诃夫写的', kind))], ours('Q', f'契诃夫写的→{held}'),
+               accepted={'Q': ['契诃夫']})
+          for kind, held in [('hit_answer_negative', ''), (None, '契诃夫')]),
         *(rule('WebQA: no_answer is none', [webqa(('no_answer', kind), golden=['no_answer'])],
                ours('Q', 'no_answer'), accepted={'Q': []}) for kind in ('other_negative', None)),
         rule('keys of the other WebQA are its ids',
@@ -371,8 +285,7 @@ DPR = {'question': '谁？', 'answers': ['1', '2010'], 'ctxs': CTXS}
           for text, answer, joined in [
             ('法学院 成立 于 1999 年 ， 共 12.5% 。', '1999年', '法学院成立于1999年，共12.5%。'),
             ('用 Visual Basic 6 写 ， 见 New York', 'New York', '用Visual Basic 6写，见New York'),
-            ('2023 - 11 - 04 \n 新  阶段', '新阶段', '2023-11-04\n新阶段'),
-            ('Beyoncé Knowles 是 歌手', '歌手', 'Beyoncé Knowles是歌手')]),
+            ('2023 - 11 - 04 \n Beyoncé A 是  歌手', '是歌手', '2023-11-04\nBeyoncé A是歌手')]),
         rule('lists of DomainRAG are alternatives and lists in them parts',
              [domainrag('汉语 、 法语', [['英语'], ['法语', '汉 语']])],
              ours('1', '汉语、法语→法语 汉语'), accepted={'1': ['英语', '法语 汉语']}),
@@ -402,27 +315,21 @@ DPR = {'question': '谁？', 'answers': ['1', '2010'], 'ctxs': CTXS}
         rule('parts of our own format are separated by one space; an answer may be missing',
              [{'id': 'a', 'question': '谁？', 'passages': [*PARTS, {'passage': '丁'}]}],
              ours('a', '甲乙→甲 乙', '丙', '丁')),
-        rule('a record of our own that is cut off, as the last real one, is left out',
-             [ours('a', '甲→甲'), {'passages': [{'passage': '乙', 'answer': ''}]}],
-             ours('a', '甲→甲'), left_out={NO_QUESTION: 1}),
         *(rule('what lacks something is left out and told', [flat('甲', '甲'), *lacking],
                ours('1', '甲→甲'), left_out=reasons) for lacking, reasons in [
             ([flat('', '甲'), flat(' \n', '甲')], {NO_TEXT: 2, NO_PASSAGE: 2}),
             ([flat('甲', '甲', ' '), flat('甲', '甲', None)], {NO_QUESTION: 2}),
-            ([{'id': '2'}], {NO_TEXT: 1, NO_QUESTION: 1}),
-            ([None, {}], {NO_TEXT: 2, NO_QUESTION: 2})]),
-        *(rule('contexts without a question are told', [cmrc('甲', '甲'), context],
-               ours('D', '甲→甲'), left_out={NO_QUESTION: 1})
-          for context in ({'context_text': '甲', 'qas': []}, {'context_text': '甲', 'qas': None})),
+            ([None, {}, {'id': '2'}], {NO_TEXT: 3, NO_QUESTION: 3})]),
+        rule('contexts without a question are told',
+             [cmrc('甲', '甲'), *({'context_text': '甲', 'qas': none} for none in ([], None))],
+             ours('D', '甲→甲'), left_out={NO_QUESTION: 2}),
         rule('paragraphs without a question too', squad([('甲', {'a': []}), ('乙', {})], []),
              ours('a', '甲'), left_out={NO_QUESTION: 2, NO_TEXT: 1}),
         rule('the format is known though the first record is not',
-             [None, {'about': '甲'}, flat('甲', '甲')], ours('1', '甲→甲')),
+             [{'about': '甲'}, flat('甲', '甲')], ours('1', '甲→甲')),
         rule('ids become strings that differ, numbers where there are none, without tabs',
-             of_ids(7, '7', None, ' a\tb', '', '7#2', 1.5, 7),
-             *with_ids('7', '7#2', '3', 'a b', '5', '7#2#2', '1.5', '7#3')),
-        rule('an id that is told apart is not that of another',
-             of_ids('7', '7#2', '7'), *with_ids('7', '7#2', '7#3')),
+             [flat('甲', '', f'{number}？', id=name) for number, (name, _) in enumerate(IDS)],
+             *(ours(name, '甲', question=f'{number}？') for number, (_, name) in enumerate(IDS))),
         rule('control characters are read; NaN is nothing, as in a table',
              '{"context": "甲\t\x01\r", "question": "谁？", "answer": NaN}',
              ours('1', '甲\t\x01\r'), accepted={'1': []}),
@@ -435,18 +342,11 @@ def test_format_by_format(given, value, expected, accepted, reasons):
     assert reasons is None or +converted.left_out == reasons
 
 
-# ------------------------------------------------------------------- what is refused, and encodings
-
 LINES = [flat('甲\u2028是', '甲', id=1), flat('乙是', '乙', '是谁？', id=2)]
 
 
-def lines_of(values, end='\n'):
-    return ''.join(json.dumps(value, ensure_ascii=False) + end for value in values)
-
-
-def second(value, wrong):
-    """A row of a second line, and of what is wrong with it."""
-    return [flat('甲', '甲'), value], f'record 2 of flat lines: {wrong}'
+def lines_of(values, end='\n', indent=None):
+    return ''.join(json.dumps(each, ensure_ascii=False, indent=indent) + end for each in values)
 
 
 OTHER = lines_of([flat('甲是乙丙', '甲是', '是谁')]).encode()
@@ -457,12 +357,13 @@ UNKNOWN = 'a format that is not known; keys: {}; known: our own format; CMRC2018
 @pytest.mark.parametrize(
     ('content', 'said'),
     [
-        second(flat(['甲'], '甲'), '"context" is a list; expected a string'),
-        second(flat('甲', {'a': 1}), '"answer" is a record; expected a string'),
-        second(flat('甲', [['甲']]), '"answer" is a list; expected a string'),
-        second(flat('甲', '甲', id=['a']), '"id" is a list; expected a string'),
-        second(flat('甲', '\ud800'), '"answer" holds half a character'),
-        second(['甲'], '"record" is a list; expected a record'),
+        *(([flat('甲', '甲'), second], f'record 2 of flat lines: {wrong}') for second, wrong in [
+            (flat(['甲'], '甲'), '"context" is a list; expected a string'),
+            (flat('甲', {'a': 1}), '"answer" is a record; expected a string'),
+            (flat('甲', [['甲']]), '"answer" is a list; expected a string'),
+            (flat('甲', '甲', id=['a']), '"id" is a list; expected a string'),
+            (flat('甲', '\ud800'), '"answer" holds half a character'),
+            (['甲'], '"record" is a list; expected a record')]),
         *(([rgb(['甲'], [['甲'], ['乙'], ['丙']], asnwer1=['甲'], answer2=second)],
            'record 1 of RGB: "asnwer1" and "answer2" are not one for each list of "positive"')
           for second in (['乙', '丙'], None)),
@@ -471,7 +372,6 @@ UNKNOWN = 'a format that is not known; keys: {}; known: our own format; CMRC2018
         ([{'query': '谁？', 'passages': []}], UNKNOWN.format("'query', 'passages'")),
         ({'a\nb': 1}, UNKNOWN.format(r"'a\nb'")),
         *((each, UNKNOWN.format('none')) for each in ([], '', '7 "a"')),
-        ({'data': {'a': []}}, UNKNOWN.format("'id', 'a'")),
         ([{'context': '甲', 'question': '谁？'}], UNKNOWN.format("'context', 'question'")),
         ({'a' * 99: 1}, UNKNOWN.format(f"'{'a' * 30}'")),
         ('[' + '9' * 5000 + ']', 'no JSON that can be read'),
@@ -484,20 +384,16 @@ def test_what_is_of_no_format_or_of_other_types_is_refused(given, content, said)
     """The name is told from the first lines: what is wrong further on is for whoever converts."""
     path = given(content)
     assert refusal(formats.read, path).startswith(f'{path}: {said}')
-    is_known = formats.name_of_format(path) in ('flat lines', 'RGB')
-    assert is_known == ('lines' in said or 'RGB' in said)
+    assert bool(formats.name_of_format(path)) == ('lines' in said or 'RGB' in said)
 
 
 CONTAINERS = {
-    'list': json.dumps(LINES, ensure_ascii=False),
-    'indented': json.dumps(LINES, ensure_ascii=False, indent=4),
+    'list': json.dumps(LINES, ensure_ascii=False, indent=4),
     'escapes': json.dumps(LINES),
-    'lines': lines_of(LINES),
-    'no final newline': lines_of(LINES).rstrip(),
-    'CRLF': lines_of(LINES, '\r\n'),
-    'blank lines': '\n\n' + lines_of(LINES, '\n \n'),
-    'indented records': ''.join(json.dumps(each, ensure_ascii=False, indent=1) for each in LINES),
-    'dict': json.dumps({'1': {**LINES[0]}, '2': LINES[1]}, ensure_ascii=False),
+    'lines': lines_of(LINES).rstrip(),
+    'blank lines, CRLF': '\n\n' + lines_of(LINES, '\r\n \n'),
+    'indented records': lines_of(LINES, '', indent=1),
+    'dict': json.dumps(dict(enumerate(LINES)), ensure_ascii=False),
 }
 
 
@@ -515,23 +411,9 @@ def test_container_and_encoding_make_no_difference(given, container, encoding):
         assert formats.name_of_format(path) == 'flat lines'
 
 
-def test_answers_file_holds_nothing_that_breaks_it(tmp_path):
-    """One line per question, those without answer included; what is harmless counts the same."""
-    accepted = {'a': ['甲\t乙|丙', '甲\r\n乙'], 'b': [], 'c': ['丁']}
-    converted = convert.Converted([], accepted, collections.Counter(), collections.Counter())
-    convert.write(str(tmp_path / 'ours'), converted)
-    path = tmp_path / 'ours.answers'
-    assert path.read_bytes().decode() == 'a\t甲 乙 丙\t甲 乙 丙|甲  乙\nb\t\t\nc\t丁\t丁\n'
-    assert [*load_official_answers(path)] == ['a', 'b', 'c']
-
-
-# --------------------------------------------------------------------------------------- negatives
-
-
 def test_negatives_are_passages_of_others_without_an_accepted_answer(given):
     """As training would find it; the same seed draws the same."""
-    rng, drawn = random.Random(0), set()
-    texts = [''.join(rng.choices('甲乙丙丁戊己庚辛壬癸', k=3)) for _ in range(60)] + ['蓝，白']
+    drawn, texts = set(), [*map(''.join, itertools.combinations('甲乙丙丁戊己庚', 3)), '蓝，白']
     path = given([cmrc(each, each[0], '蓝、白', question_id=f'D{each}') for each in texts])
     plain, more = convert_file(path), convert_file(path, negatives=5)
     for before, after in zip(plain.records, more.records, strict=True):
@@ -541,59 +423,48 @@ def test_negatives_are_passages_of_others_without_an_accepted_answer(given):
             assert answer == '' and text in {*texts} - {own[0]}
             assert not any(is_held(right, text) for right in plain.accepted[before['id']])
         drawn |= {*added}
-    assert len(drawn) > 50 and not more.left_out['negatives, as no more passages fit']
+    assert len(drawn) > 30 and not more.left_out['negatives, as no more passages fit']
     assert convert_file(path, negatives=5).records == more.records
     assert convert_file(path, negatives=5, seed=43).records != more.records
 
 
-@pytest.mark.parametrize(
-    ('values', 'expected', 'wanting'),
-    [
-        ([flat('甲', '甲', '1？'), flat('甲乙', '乙', '2？'), flat('丙', '', '3？')],
-         [{'丙'}, {'甲', '丙'}, {'甲', '甲乙'}], 4),
-        # an answer of our own format stands in other separators elsewhere
-        ([ours('a', '甲、乙→甲、乙'), ours('b', '乙。甲'), ours('c', '丁,戊→丁,戊'),
-          ours('d', '丁、戊')],
-         [{'丁,戊', '丁、戊'}, {'甲、乙', '丁,戊', '丁、戊'}, {'甲、乙', '乙。甲'},
-          {'甲、乙', '乙。甲', '丁,戊'}], 2),
-    ],
-)  # fmt: skip
-def test_negatives_that_are_wanting_are_told(given, values, expected, wanting):
+def test_negatives_that_are_wanting_are_told(given):
+    """An answer of our own format stands in other separators elsewhere."""
+    texts = [('甲、乙', '甲、乙'), ('乙。甲', ''), ('丁,戊', '丁,戊'), ('丁、戊', '')]
+    values = [record_of(each, question_id=f'{number}') for number, each in enumerate(texts)]
     converted = convert_file(given(values), negatives=3)
-    assert [{text for text, _ in pairs_of(entry)[1:]} for entry in converted.records] == expected
-    assert +converted.left_out == {'negatives, as no more passages fit': wanting}
-
-
-# ------------------------------------------------------------------------------------- the command
+    assert [{text for text, _ in pairs_of(entry)[1:]} for entry in converted.records] == [
+        {'丁,戊', '丁、戊'}, {'甲、乙', '丁,戊', '丁、戊'}, {'甲、乙', '乙。甲'},
+        {'甲、乙', '乙。甲', '丁,戊'},
+    ]  # fmt: skip
+    assert +converted.left_out == {'negatives, as no more passages fit': 2}
 
 
 def test_command_writes_two_files_and_tells_what_it_did(given, tmp_path):
-    """With nothing but Python's own library; the seed is that of the draw."""
-    values = [flat('甲', '甲', '1？'), flat('乙', '丁', '2？'), flat('', '', '3？')]
+    """With nothing but Python's own library; no answer breaks the lines of the answers."""
+    values = [flat('甲', '甲', '1？'), flat('乙', '丁\t戊|己\r\n庚', '2？'), flat('', '', '3？')]
+    values += [flat('辛', '', '4？'), flat('乙甲', '乙', '1？')]
     path, output = given(lines_of(values)), tmp_path / 'ours'
     command = [sys.executable, '-I', '-S', convert.__file__, path, output]
-    options = '--negatives=1', '--seed=7'
-    done = subprocess.run([*command, *options], capture_output=True, encoding='utf-8')
+    command += ['--negatives=1', '--seed=7']
+    done = subprocess.run(command, capture_output=True, encoding='utf-8')
     assert (done.returncode, done.stdout) == (0, ''), done.stderr
     assert done.stderr.splitlines() == [
         f'{path}: flat lines in UTF-8',
-        'questions: 2, answered: 1; passages: 4, answered: 1',
-        'answers that no passage holds: 1 of 2',
+        'questions: 3, answered: 1; passages: 7, answered: 2',
+        'answers that no passage holds: 1 of 3',
         'left out: empty passages: 1; records without a passage: 1',
     ]
     assert records.load_questions(output) == convert_file(path, 1, 7).records
-    assert (tmp_path / 'ours.answers').read_text(encoding='utf-8') == '1\t甲\t甲\n2\t丁\t丁\n'
+    answers = '1\t甲\t甲|乙\n2\t丁 戊 己  庚\t丁 戊 己  庚\n3\t\t\n'
+    assert (tmp_path / 'ours.answers').read_bytes().decode() == answers
     assert {*os.listdir(tmp_path)} == {'given', 'ours', 'ours.answers'}
-    given(lines_of(values[:2]))
-    done = subprocess.run(command, capture_output=True, encoding='utf-8')
-    assert done.stderr.endswith('\nleft out: nothing\n')
 
 
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
         (['.', 'ours'], '.: cannot be read (Is a directory)'),
-        (['cut', 'ours'], 'cut: no JSON that can be read'),
         (['given', 'folder'], 'folder: is a folder'),
         (['given', 'nowhere/ours'], 'nowhere/ours: cannot be written'),
         (['given', 'blocked'], 'blocked.answers: is a folder'),
@@ -601,23 +472,16 @@ def test_command_writes_two_files_and_tells_what_it_did(given, tmp_path):
         (['given.answers', 'given'], 'given.answers: is what is to be converted'),
         (['given'], 'the following arguments are required: OUTPUT; see --help'),
         (['given', 'ours', '--negatives=-1'], "argument --negatives: '-1' is not a whole number"),
-        (['given', 'ours', '--seed=1.5'], "argument --seed: '1.5' is not a whole number"),
-        (['given', 'ours', 'more'], 'unrecognized arguments: more; see --help'),
     ],
 )
-def test_mistakes_are_one_line_and_nothing_is_written(
-    tmp_path, monkeypatch, capsys, arguments, said
-):
+def test_mistake_is_one_line_and_nothing_is_written(tmp_path, monkeypatch, capsys, arguments, said):
     monkeypatch.chdir(tmp_path)
     for name in 'given', 'given.answers':
         write_json(tmp_path / name, [flat('甲', '甲')])
-    (tmp_path / 'cut').write_text('[{"context": "', encoding='utf-8')
     for name in 'folder', 'blocked.answers':
         (tmp_path / name).mkdir()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     monkeypatch.setattr(sys, 'argv', ['convert.py', *arguments])
     status, (out, err) = exit_status(convert.main), capsys.readouterr()
-    assert (status, out) == (2, '')
-    [line] = err.splitlines()
-    assert line.startswith(said)
+    assert (status, out, err.count('\n')) == (2, '', 1) and err.startswith(said)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import os
 import re
 import resource
@@ -65,25 +64,19 @@ def full_disk(kind, folder, at, left):
 
 def run_command(script, study, folder, command):
     output = folder / 'output'
-    if command in ('train', 'eval'):
-        return call(script, command, *options(study, output, epochs=2))
-    if command == 'predict':
-        given = options(study, output, report=5)
-        return call(script, command, study / 'SogouQA.json', *given)
-    if command == 'export':
-        return call(script, command, output / 'model', *options(study, output))
-    if command == 'score':
-        path, arguments = 'evaluate_sogou.py', [output / 'predictions.tsv', output / 'scored.tsv']
-        arguments += [f'--dataset={study / "SogouQA.json"}']
-    else:
-        path, arguments = 'data/convert.py', [folder / 'given.json', output / 'new.json']
+    if command not in ('score', 'convert'):
+        named = {'predict': [study / 'SogouQA.json'], 'export': [output / 'model']}.get(command, [])
+        return call(script, command, *named, *options(study, output, epochs=2, report=5))
+    path, *arguments = {
+        'score': ['evaluate_sogou.py', output / 'predictions.tsv', output / 'scored.tsv',
+                  f'--dataset={study / "SogouQA.json"}'],
+        'convert': ['data/convert.py', folder / 'given.json', output / 'new.json'],
+    }[command]  # fmt: skip
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', [path, *map(str, arguments)])
-        # or it would be another module, with errors of its own
-        patch.setitem(sys.modules, 'evaluate_sogou', evaluate_sogou)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            if command == 'score':
+            if command == 'score':  # run as a path it would be another module, with other errors
                 status = evaluate_sogou.exit_status(evaluate_sogou.main)
             else:
                 with pytest.raises(SystemExit) as ended:
@@ -93,10 +86,8 @@ def run_command(script, study, folder, command):
 
 
 def contents(output):
-    """All files of an output folder that must be alike, {name: bytes}; no backups, no curves.
-
-    Probabilities are rounded: the questions that are read together are others after a rest.
-    """
+    """All files of an output folder that must be alike, {name: bytes}; no curves. Probabilities are
+    rounded: the questions that are read together are others after a rest."""
     found = {}
     for path in sorted(output.rglob('*')):
         if path.is_file() and not re.search('tensorboard|saved_model.pb|fingerprint.pb', str(path)):
@@ -121,18 +112,15 @@ def stages(script, study, tmp_path_factory):
             status, last_line, err = run_command(script, study, folder, command)
         assert status == 0, err
         after = shutil.copytree(folder / 'output', folder / f'after_{command}')
-        found[command] = types.SimpleNamespace(
-            before=before, after=after, begun=DISK.begun, last_line=last_line
-        )
+        stage = {'before': before, 'after': after, 'begun': DISK.begun, 'last_line': last_line}
+        found[command] = types.SimpleNamespace(**stage)
     return found
 
 
 @pytest.fixture
 def fails(script, study, stages, request, tmp_path):
-    """Return a function that runs a command that finds the disk full, and again with room.
-
-    It looks at what is there and returns whether the command failed: there may have been room.
-    """
+    """A function that runs a command that finds the disk full, looks at what is there, and runs it
+    again with room. It returns whether the command failed: there may have been room."""
 
     def check(command, kind, at, left):
         folder = request.getfixturevalue('little_room') if kind == 'room' else tmp_path
@@ -149,9 +137,9 @@ def fails(script, study, stages, request, tmp_path):
             assert (status, last_line) == (2, []) and 'Traceback' not in err, case
             assert str(output) in line and 'make room' in line, case
             assert not list(output.rglob(half_written('*'))), case
-            parts = rf'{AT_WORK}|log.csv|best_model|\.h5$'
-            for name in (name for name in after if not re.search(parts, name)):
-                assert after[name] in (before.get(name), whole.get(name)), f'{name}; {case}'
+            for name in after:
+                if not re.search(rf'{AT_WORK}|log.csv|best_model|\.h5$', name):
+                    assert after[name] in (before.get(name), whole.get(name)), f'{name}; {case}'
             assert before.keys() <= {*after, *whole}, case
             if RESULTS[0] in after:  # and the best weights so far can be read
                 script.load_reader(data_dir=str(study), checkpoint_path='', output_dir=str(output))
@@ -177,14 +165,12 @@ def test_full_disk_is_said_and_costs_nothing(stages, fails, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_full_disk_at_any_moment_costs_nothing(stages, fails, capsys, kind):
-    """At each moment of each command, and with a random number of bytes left at random ones."""
-    rng, cases = np.random.default_rng(KINDS.index(kind)), []
-    for command in COMMANDS:
-        cases += [(command, at, 0) for at in range(1, stages[command].begun + 1)]
-    for command in itertools.islice(itertools.cycle(COMMANDS), 100):
-        at = int(rng.integers(1, stages[command].begun + 1))
-        cases.append((command, at, int(10 ** rng.uniform(0, 5.5))))
-    assert len(cases) > 150
-    failed = sum(fails(command, kind, at, left) for command, at, left in cases)
+    """At each moment of each command; and at random ones, but for a random number of bytes."""
+    rng = np.random.default_rng(KINDS.index(kind))
+    cases = [(each, at + 1, 0) for each in COMMANDS for at in range(stages[each].begun)]
+    for each in COMMANDS * 17:
+        at = int(rng.integers(stages[each].begun)) + 1
+        cases.append((each, at, int(10 ** rng.uniform(0, 5.5))))
+    failed = sum(fails(each, kind, at, left) for each, at, left in cases)
     with capsys.disabled():
         print(f' {len(cases)} moments, {failed} of them without room ', end='')

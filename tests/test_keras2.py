@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 FLOAT16 = '{"floatx": "float16", "epsilon": 0.001, "image_data_format": "channels_first"}'
-# TensorFlow where the processor lacks what it was compiled for, and what it says before
+# what TensorFlow says where the processor lacks what it was compiled for, and before
 GOOD_NEWS = """WARNING: All log messages before absl::InitializeLog() is called are written
 I0000 00:00:1795741913.849812    7288 port.cc:153] oneDNN custom operations are on.
 To enable the following instructions: AVX2, rebuild TensorFlow.
@@ -18,9 +18,9 @@ To enable the following instructions: AVX2, rebuild TensorFlow.
 LAST_WORDS = 'F0000 cpu_feature_guard.cc:227] The TensorFlow library was compiled to use AVX.\n'
 
 
-def python(code, *arguments, cwd, before=(), path=ROOT, **environment):
-    """Run lines of Python as a process, perhaps by a command. Returns CompletedProcess."""
-    environment = {**os.environ, 'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1', **environment}
+def python(code, *arguments, cwd, before=(), **environment):
+    """Run lines of Python as a process, perhaps by a command. Modules in `cwd` come first."""
+    environment = {**os.environ, 'PYTHONPATH': ROOT, 'PYTHONDONTWRITEBYTECODE': '1', **environment}
     return subprocess.run(
         [*before, sys.executable, '-c', code, *arguments],
         cwd=cwd, env=environment, capture_output=True, encoding='utf-8', check=False,
@@ -84,7 +84,7 @@ HEARD = re.escape(LAST_WORDS)
     [
         # warnings of the packages are no errors, though the user wants to hear of his own
         (WARN, {'PYTHONWARNINGS': 'error'}, 1, 'Traceback.*ImportError: reached\n'),
-        # what makes it fast is set before it looks, as defaults: what the user has set stands
+        # what makes it fast is set before it looks; what the user has set stands
         (TELL_SWITCHES, {}, 1, 'Traceback.*ImportError: 1 true\n'),
         (TELL_SWITCHES, dict.fromkeys(SWITCHES, '0'), 1, 'Traceback.*ImportError: 0 0\n'),
         # a process that dies in TensorFlow's own code cannot repeat what was said last
@@ -98,8 +98,7 @@ def test_last_words_are_heard_and_good_news_are_not(
     for name in SWITCHES:
         monkeypatch.delenv(name, raising=False)
     (tmp_path / 'tensorflow.py').write_text(f'import os\n{tensorflow}\n', encoding='utf-8')
-    path = os.pathsep.join([str(tmp_path), ROOT])
-    done = python('import support.keras2', cwd=tmp_path, path=path, **environment)
+    done = python('import support.keras2', cwd=tmp_path, **environment)
     assert done.returncode == status
     assert re.fullmatch(heard, done.stderr, re.DOTALL), done.stderr
 
@@ -117,6 +116,5 @@ try:
 except AttributeError:  # the one made here has no backend, but its import is over
     print(os.open('some.txt', os.O_CREAT) > 2)
 """
-    path = os.pathsep.join([str(tmp_path), ROOT])
-    done = python(code, cwd=tmp_path, path=path, before=['bash', '-c', command])
+    done = python(code, cwd=tmp_path, before=['bash', '-c', command])
     assert (done.returncode, done.stdout, done.stderr) == (0, 'True\n', '')

@@ -1,7 +1,7 @@
 """support/process.py: streams, signals, packages, and the rank of a process among several."""
 
 import json
-import os
+import pathlib
 import re
 import signal
 import sys
@@ -23,8 +23,7 @@ def config(cluster, kind, index):
 @pytest.mark.parametrize(
     ('text', 'rank'),
     [
-        (None, (0, 1)), (config({'worker': ['a:1']}, 'worker', 0), (0, 1)),
-        (config(WORKERS, 'worker', '1'), (1, 2)),
+        (None, (0, 1)), (config(WORKERS, 'worker', '1'), (1, 2)),
         # the chief, where there is one, is the first
         (config(WITH_CHIEF, 'worker', 0), (1, 3)), (config(WITH_CHIEF, 'chief', 0), (0, 3)),
         *((text, None) for text in ('', '{', '[]', '{}', '1')),
@@ -47,8 +46,8 @@ def test_rank_is_that_of_the_cluster_or_refused(monkeypatch, text, rank):
 def test_sigterm_is_taken_as_ctrl_c_even_without_standard_streams(monkeypatch):
     """As under pythonw, or with `>&-`; it ends jobs on clusters."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(sys, 'stdout', None)
-    monkeypatch.setattr(sys, 'stderr', None)
+    for name in 'stdout', 'stderr':
+        monkeypatch.setattr(sys, name, None)
     try:
         process.prepare_process()
         with pytest.raises(KeyboardInterrupt):
@@ -58,12 +57,14 @@ def test_sigterm_is_taken_as_ctrl_c_even_without_standard_streams(monkeypatch):
             signal.signal(number, handler)
 
 
-def test_packages_are_there_and_are_those_of_the_requirements():
-    """But for what the tests need."""
+def test_packages_are_there_and_are_those_of_the_requirements(monkeypatch):
+    """But for what the tests need; Windows is told that the score works there, and no more."""
     process.require_packages()
-    with open(os.path.join(ROOT, 'requirements.txt'), encoding='utf-8') as file:
-        text = file.read().partition('# for the tests')[0]
+    text = pathlib.Path(ROOT, 'requirements.txt').read_text(encoding='utf-8')
+    text = text.partition('# for the tests')[0]
     assert {*re.findall(r'^([\w-]+)==', text, re.MULTILINE)} == {*process.PACKAGES}
+    monkeypatch.setattr(sys, 'platform', 'win32')
+    assert refusal(process.require_packages).startswith('Windows: only the score works here')
 
 
 def test_failure_of_tensorflow_is_one_line(script, capsys):
@@ -73,9 +74,3 @@ def test_failure_of_tensorflow_is_one_line(script, capsys):
     assert process.run(fail) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith('TensorFlow broke off (out of memory); run the same command')
-
-
-def test_windows_is_told_where_the_rest_works(monkeypatch):
-    """The score does there."""
-    monkeypatch.setattr(sys, 'platform', 'win32')
-    assert refusal(process.require_packages).startswith('Windows: only the score works here')

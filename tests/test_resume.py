@@ -1,33 +1,18 @@
 """support/resume.py: a training ends as if nothing had interrupted it, whatever does."""
 
-import concurrent.futures
 import contextlib
 import os
 import re
 import shutil
 import signal
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 from conftest import record, refusal, write_json
-from runs import (
-    ALWAYS,
-    LOCK,
-    RESULTS,
-    Killed,
-    Process,
-    backup,
-    call,
-    curves,
-    distance,
-    fill,
-    half_written,
-    keep_weights,
-    options,
-    results,
-    two_workers,
-)
+from runs import RESULTS, Killed, Process, backup, options, results
 
 from support import bert
 from support.files import lock
@@ -46,32 +31,25 @@ def assert_undisturbed(output, last_line, undisturbed):
     """
     assert results(output, last_line) == undisturbed.results
     assert set(os.listdir(output)) == set(os.listdir(undisturbed.output))
-    shown, whole = curves(output), curves(undisturbed.output)
+    shown, whole = runs.curves(output), runs.curves(undisturbed.output)
     assert shown.pop('train/batch_loss').items() <= whole.pop('train/batch_loss').items()
     assert shown == whole
 
 
 def files_in(folder):
-    """All files, {path: bytes}, but the lock."""
-    paths = (path for path in folder.rglob('*') if path.is_file() and path.name != LOCK)
+    paths = (path for path in folder.rglob('*') if path.is_file() and path.name != runs.LOCK)
     return {path: path.read_bytes() for path in paths}
 
 
-# -------------------------------------------------------------------------------------------- kills
-
-# in the order of a training; a backup is made after every update until the fifth
-MOMENTS = f"""before random_order.json, after config.json, before {backup(1, 0)},
-after {backup(2, 0)}, after {backup(8, 0)}, before {BEST}, after {BEST}, after log.csv,
-after TensorBoard, after {backup(8, 1)}, after {backup(16, 2)}, after {backup(24, 2)},
+# in the order of a training; a backup is made after every update until the third
+MOMENTS = f"""before random_order.json, before {backup(1, 0)}, after {backup(8, 0)}, after {BEST},
+after log.csv, after TensorBoard, after {backup(8, 1)}, after {backup(16, 2)},
 after {backup(24, 3)}, before predictions.tsv, after predictions.tsv"""
 
 
 @contextlib.contextmanager
 def killed(moment, output, image):
-    """Kill a training that is run meanwhile at a moment: something appears, or is done.
-
-    `image` becomes a copy of the output folder as it is then, with what is half-written.
-    """
+    """Kill a training that is run meanwhile; `image` becomes what its output folder is then."""
 
     def pass_by(passed):
         if passed == moment:
@@ -85,28 +63,24 @@ def killed(moment, output, image):
         replace(source, target)
         pass_by(f'after {os.path.basename(target)}')
 
-    def add(*arguments):
+    def log(*arguments):
         on_epoch_end(*arguments)
         pass_by('after TensorBoard')
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(os, 'replace', appear)
-        patch.setattr(Log, 'on_epoch_end', add)
+        patch.setattr(Log, 'on_epoch_end', log)
         yield
 
 
 def test_training_cut_off_after_a_step_ends_as_if_it_had_not_been(train, undisturbed, tmp_path):
-    """One training, killed again and again, and each time continued from what a kill leaves.
-
-    An epoch's end has several steps: it is backed up, scored, its weights are kept, it is logged,
-    and backed up again. None of them may be lost, or be made with what only a later one knows.
-    """
+    """An epoch's end has several steps: it is backed up, scored, weights are kept, it is logged,
+    and backed up again. None of them may be lost, or be made with what only a later one knows."""
     output = tmp_path / '0'
     for number, moment in enumerate(re.split(r',\s', MOMENTS), 1):
-        image = tmp_path / f'{number}'
-        with killed(moment, output, image):
-            train(output, backup_minutes=ALWAYS if number < 5 else 10)
-        output = image
+        with killed(moment, output, tmp_path / f'{number}'):
+            train(output, backup_minutes=runs.ALWAYS if number < 3 else 10)
+        output = tmp_path / f'{number}'
     status, last_line, err = train(output)
     assert status == 0 and 'continuing after update 24 of 24' in err
     assert_undisturbed(output, last_line, undisturbed)
@@ -115,7 +89,7 @@ def test_training_cut_off_after_a_step_ends_as_if_it_had_not_been(train, undistu
 def test_training_that_was_killed_ends_as_if_it_had_not_been(study, train, undisturbed, tmp_path):
     """A real kill, in the middle of the second epoch, of a process; another one goes on."""
     output = tmp_path / 'output'
-    arguments = options(study, output, backup_minutes=ALWAYS)
+    arguments = options(study, output, backup_minutes=runs.ALWAYS)
     process = Process(tmp_path, 'train', *arguments, changes=['slow_updates()'])
     process.wait_until((output / backup(10, 1)).exists)
     assert process.kill() == -signal.SIGKILL and not (output / backup(16, 1)).exists()
@@ -129,36 +103,28 @@ def test_training_killed_at_any_moment_ends_as_if_it_had_not_been(
     study, undisturbed, tmp_path, capsys
 ):
     """Not even a backup that was being written, or weights that were being saved, change a byte."""
-    life = Process(tmp_path, 'train', *options(study, tmp_path / 'whole', backup_minutes=0.001))
-    life = life.life()
 
-    def lane(number):  # one of two that run at once
-        rng, kills = np.random.default_rng(number), 0
-        while kills < 10:
-            output = tmp_path / f'output{number}-{kills}'
-            arguments = options(study, output, backup_minutes=0.001)
-            while True:
-                process = Process(tmp_path, 'train', *arguments, name=number)
-                if not process.killed_after(rng.uniform(0, life) if kills < 10 else 120):
-                    break
-                kills += 1
-            assert_undisturbed(output, process.end(), undisturbed)
-        return kills
+    def start(name):
+        arguments = options(study, tmp_path / f'output{name}', backup_minutes=0.001)
+        return Process(tmp_path, 'train', *arguments, name=name)
 
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        kills = sum(pool.map(lane, range(2)))
+    life, rng, kills = start('whole').life(), np.random.default_rng(0), 0
+    while kills < 20:
+        number, killed = kills, True
+        while killed:
+            process = start(number)
+            killed = process.killed_after(rng.uniform(0, life) if kills < 20 else 120)
+            kills += killed
+        assert_undisturbed(tmp_path / f'output{number}', process.end(), undisturbed)
     with capsys.disabled():
         print(f' {kills} kills survived ', end='')
 
 
-# ------------------------------------------------------------------------------------------ signals
-
-
 def stopped_after(said):
-    """The update that a run says at its end to have stopped after."""
     line = said.strip().splitlines()[-1]
-    stopped = re.fullmatch(r'stopped after update (\d+); run the same command to continue', line)
-    return int(stopped[1])
+    return int(
+        re.fullmatch(r'stopped after update (\d+); run the same command to continue', line)[1]
+    )
 
 
 def test_signal_backs_up_and_says_how_to_continue(train, undisturbed, tmp_path):
@@ -192,20 +158,16 @@ def test_signal_while_an_epoch_is_scored_is_heard(script, train, undisturbed, tm
 
     def interrupted_after(owner, name):
         original = getattr(owner, name)
-
-        def interrupted(*arguments):
-            yielded = original(*arguments)
-            os.kill(os.getpid(), signal.SIGTERM)
-            return yielded
-
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(owner, name, interrupted)
+            patch.setattr(
+                owner, name, lambda *given: (original(*given), os.kill(os.getpid(), signal.SIGTERM))
+            )
             status, last_line, err = train(output)
         assert (status, last_line, stopped_after(err)) == (130, [], 24)
 
     interrupted_after(script.Tally, 'add')
     assert set(os.listdir(output)) == before
-    assert curves(output)['validation/epoch_Final'].keys() == {0, 1}
+    assert runs.curves(output)['validation/epoch_Final'].keys() == {0, 1}
     interrupted_after(script.Evaluator, 'on_epoch_end')
     assert (output / backup(24, 3)).exists() and not (output / 'predictions.tsv').exists()
     status, last_line, _ = train(output)
@@ -227,16 +189,13 @@ def test_second_signal_ends_at_once(capsys):
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-# -------------------------------------------------------------- what a backup is not continued with
-
-
 def test_more_epochs_continue_as_if_there_had_been_as_many_from_the_start(
     train, undisturbed, tmp_path
 ):
     """In a folder of any name, also one of bytes that are no UTF-8 and of what is a pattern."""
     output = tmp_path / 'a[b]\\\udcff'
     assert train(output, epochs=1)[0] == 0
-    with lock(str(output / LOCK)):  # nor may two be at work
+    with lock(str(output / runs.LOCK)):  # nor may two be at work
         status, _, err = train(output)
         assert status == 2 and 'another run is at work here' in err.splitlines()[-1]
     status, last_line, err = train(output)
@@ -244,35 +203,22 @@ def test_more_epochs_continue_as_if_there_had_been_as_many_from_the_start(
     assert results(output, last_line) == undisturbed.results
 
 
-def change(name, changed):
-    """Change a file of an output folder by a function of its bytes; b'' removes it."""
-
-    def apply(output):
-        path = output / name
-        content = changed(path.read_bytes())
-        path.write_bytes(content) if content else path.unlink()
-
-    return apply
-
-
 LAST, AS_WRITTEN = backup(16, 2), 'damaged (it is not as it was written); start afresh with another'
 STATE, WEIGHTS = f'{LAST}/state.json', f'{LAST}/weights.index'
-REFUSED = [
+REFUSED = [  # constants; a file, and what it holds then, a function of its bytes; what is said
     ({'learning_rate': 0.002}, None, 'learning_rate = 0.003, now 0.002; change that back, or star'),
-    ({'seed': 2}, None, 'seed = 1, now 2; change that back, or start afresh with another output_d'),
     ({'data_dir': '../data'}, None, 'made with the data = '),
     ({'checkpoint_path': f'../{BEST}'}, None, 'made with the first weights = '),
-    ({}, change(STATE, lambda s: s.replace(b'"step": 16', b'"step": 15')), AS_WRITTEN),
-    ({}, change(STATE, lambda s: b'{}'), 'damaged ('),
-    ({}, lambda output: shutil.copy(output / '../other/weights.index', output / LAST), AS_WRITTEN),
-    ({}, change(WEIGHTS, lambda s: b''), 'damaged ('),
-    ({}, change(BEST, lambda s: b''), f'{BEST} has gone; put it back, or start afresh'),
-]  # fmt: skip
+    ({}, (STATE, lambda sound: sound.replace(b'"step": 16', b'"step": 15')), AS_WRITTEN),
+    ({}, (WEIGHTS, lambda sound: Path('../other/weights.index').read_bytes()), AS_WRITTEN),
+    ({}, (WEIGHTS, None), 'damaged ('),
+    ({}, (BEST, None), f'{BEST} has gone; put it back, or start afresh'),
+]
 
 
-@pytest.mark.parametrize(('constants', 'prepare', 'message'), REFUSED)
+@pytest.mark.parametrize(('constants', 'change', 'message'), REFUSED)
 def test_what_cannot_be_continued_is_refused_and_left_as_it_is(
-    train, study, undisturbed, tmp_path, monkeypatch, constants, prepare, message
+    train, study, undisturbed, tmp_path, monkeypatch, constants, change, message
 ):
     """Rather than to start from the beginning, over what is there."""
     output = shutil.copytree(undisturbed.stages / LAST, tmp_path / 'output')
@@ -281,7 +227,9 @@ def test_what_cannot_be_continued_is_refused_and_left_as_it_is(
     shutil.copytree(study, tmp_path / 'data')
     write_json(tmp_path / 'data' / 'WebQA.json', [record(f'W{i}') for i in range(3)])
     monkeypatch.chdir(output)
-    (prepare or str)(output)
+    if change:
+        path, changed = output / change[0], change[1]
+        path.write_bytes(changed(path.read_bytes())) if changed else path.unlink()
     before = files_in(output)
     status, last_line, err = train(output, **constants)
     line = err.splitlines()[-1]
@@ -297,22 +245,19 @@ def test_newest_backup_is_taken_and_older_ones_are_removed(tmp_path):
     """
     state, checkpoint = State(), tf.train.Checkpoint(bert=tf.Variable(0))
     backups = Backups(str(tmp_path), checkpoint, state, {}, lambda: None, is_chief=True)
-    assert backups.restore() is None
-    (tmp_path / 'mine').mkdir()
-    (tmp_path / 'mine' / 'file').touch()
+    (tmp_path / 'mine' / 'sub').mkdir(parents=True)
     for state.step in 9, 10:
         backups.write()
         shutil.copytree(tmp_path / backup(state.step, 0), tmp_path / f'kept {state.step}')
-    shutil.copytree(tmp_path / 'kept 9', tmp_path / backup(9, 0))
-    shutil.copytree(tmp_path / 'kept 9', tmp_path / half_written(backup(11, 0)))
+    for name in backup(9, 0), runs.half_written(backup(11, 0)), f'{backup(12, 0)}.zip':
+        shutil.copytree(tmp_path / 'kept 9', tmp_path / name)
     (tmp_path / backup(1, 0)).symlink_to(tmp_path / 'mine')
-    (tmp_path / f'{backup(12, 0)}.zip').write_bytes(b'made by hand')
     state.step = 0
     assert backups.restore() == str(tmp_path / backup(10, 0)) and state.step == 10
     state.step = 11
     backups.write()
     left = {backup(11, 0), f'{backup(12, 0)}.zip', 'kept 9', 'kept 10', 'mine'}
-    assert {*os.listdir(tmp_path)} == left and os.listdir(tmp_path / 'mine') == ['file']
+    assert {*os.listdir(tmp_path)} == left and os.listdir(tmp_path / 'mine') == ['sub']
 
 
 def test_weights_for_which_there_is_little_room_are_not_begun(small_bert, little_room):
@@ -321,19 +266,15 @@ def test_weights_for_which_there_is_little_room_are_not_begun(small_bert, little
     bert.save_best(folder, model, 'some BERT')
     before = path.read_bytes()
     for share in 0.3, 0.6, 0.9:
-        fill(little_room / 'ballast', but=int(share * len(before)))
+        runs.fill(little_room / 'ballast', but=int(share * len(before)))
         assert 'No space left' in refusal(bert.save_best, folder, model, 'some BERT')
         (little_room / 'ballast').unlink()
         assert os.listdir(little_room) == [BEST] and path.read_bytes() == before
 
 
-# -------------------------------------------------------------------------------------- two workers
-
-
 @pytest.mark.parametrize(
     ('number', 'moment', 'change'),
     [
-        pytest.param(0, 'Epoch 2/', 'slow_updates()', marks=pytest.mark.slow),
         (1, 'Epoch 2/', 'slow_updates()'),
         pytest.param(0, 'without end', 'endless_scoring()', marks=pytest.mark.slow),
     ],
@@ -341,23 +282,18 @@ def test_weights_for_which_there_is_little_room_are_not_begun(small_bert, little
 def test_two_workers_are_killed_and_stopped_and_end_as_if_they_had_not_been(
     script, without_dropout, tmp_path, number, moment, change
 ):
-    """TensorFlow notices within seconds when one is killed, and the other ends in one line.
-
-    Also while it waits for the first one's score. A scheduler does not warn all at once: both
-    stop after the same update, the first still there to back up. One alone goes on here, which
-    ends with the same weights but for rounding.
-    """
+    """When one is killed, the other ends in one line; when one is warned, both stop after the same
+    update. One process alone goes on here, to the same weights but for rounding."""
     output, (_, arguments, weights) = tmp_path / 'output', without_dropout
-    workers = two_workers(tmp_path, arguments, [[change]] * 2)
+    workers = runs.two_workers(tmp_path, arguments, [[change]] * 2)
     workers[0].wait_for(moment)
     workers[number].kill()
     other = workers[1 - number]
     other.end(2, timeout=60)
-    broken = r'TensorFlow broke off \(Collective ops is aborted by: .*\); '
-    cure = 'run the same command, of all workers, to continue'
-    assert re.fullmatch(broken + cure, other.said().strip().splitlines()[-1])
+    said = r'TensorFlow broke off \(Collective ops is aborted by: .*\); run the same .* to continue'
+    assert re.fullmatch(said, other.said().strip().splitlines()[-1])
     assert 'Traceback' not in other.said()
-    workers = two_workers(tmp_path, arguments, [['slow_updates()']] * 2)
+    workers = runs.two_workers(tmp_path, arguments, [['slow_updates()']] * 2)
     workers[0].wait_for('Epoch 2/')
     workers[number].send(signal.SIGTERM)
     for worker in workers:
@@ -366,7 +302,7 @@ def test_two_workers_are_killed_and_stopped_and_end_as_if_they_had_not_been(
     [stopped] = {stopped_after(worker.said()) for worker in workers}
     assert (output / backup(stopped, 1)).exists() and stopped > 8
     with pytest.MonkeyPatch.context() as patch:
-        keep_weights(tmp_path / 'weights.npz', patch.setattr)
-        status, _, err = call(script, 'train', *arguments, f'--output_dir={output}')
+        runs.keep_weights(tmp_path / 'weights.npz', patch.setattr)
+        status, _, err = runs.call(script, 'train', *arguments, f'--output_dir={output}')
     assert status == 0 and f'continuing after update {stopped} of 16' in err
-    assert distance(weights, tmp_path / 'weights.npz') <= 1e-5
+    assert runs.distance(weights, tmp_path / 'weights.npz') <= 1e-5

@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT, record_of, write_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytest import approx
 
 import evaluate_sogou
 from evaluate_sogou import PUNCTUATION, Reference, Score, norm, score_answer
@@ -24,6 +25,7 @@ COLUMNS = (
     '3\t\t0\t0.000000\t0.000000\t0.000000\tNone\n'
 )
 SCORER = os.path.join(ROOT, 'evaluate_sogou.py')
+ALONE = os.path.join('alone', 'evaluate_sogou.py')  # in a folder where there is nothing else
 
 
 @pytest.fixture
@@ -35,6 +37,8 @@ def files(tmp_path, monkeypatch):
     passages = ('', '北京'), ('', ''), ('', '上海 天津'), ('', '上海 天津')
     data = [record_of(*passages, question_id='1'), record_of(('', ''), question_id='2')]
     write_json(tmp_path / 'dataset.json', data)
+    (tmp_path / 'alone').mkdir()
+    shutil.copy(SCORER, ALONE)
     return tmp_path
 
 
@@ -53,7 +57,6 @@ def run(*arguments, scorer=SCORER, python=sys.executable, before=(), **environme
 
 
 def result(*arguments, **options):
-    """Run evaluate_sogou.py and return the JSON of its last line."""
     process = run(*arguments, **options)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])
@@ -73,7 +76,6 @@ def call(files, monkeypatch, capsys):
 
 
 def listing(folder):
-    """All that lies under a folder, with the contents of the files."""
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob('*')}
 
 
@@ -83,22 +85,20 @@ def listing(folder):
 @pytest.mark.parametrize(
     ('rule', 'text', 'expected'),
     [
-        ('half width', 'ＡＺａｚ０９', 'azaz09'),
-        ('half width from U+FF01 to U+FF5E, and U+3000', '\uff01\uff5e\u3000', ''),
+        ('half width from U+FF01 to U+FF5E, and U+3000', '\uff01Ａｚ０\uff5e\u3000', 'az0'),
         ('not beside it, nor of half-width letters', '\uff00\uff5fｱ', '\uff00\uff5fｱ'),
         ('half width first: # is on the list, ＃ not', 'ｃ＃＋＋', 'c'),
         ('punctuation is nothing', '《北京》·“上海”…\x7f￠', '北京上海'),
         ('neither U+2013 nor ⑴ is on the list', '北–京⑴', '北–京⑴'),
         ('only ASCII has lower case, not U+212A', 'AbÉΩÇİ\u212a', 'abÉΩÇİ\u212a'),
-        ('white space is nothing', ' 北\t\n\r\v\f京 ', '北京'),
-        ('only that of ASCII', '北\x1c\x85\u00a0\u2003\u2028京', '北\x1c\x85\u00a0\u2003\u2028京'),
+        ('white space of ASCII is nothing', ' 北\t\n\r\v\f\x1c\u2003京', '北\x1c\u2003京'),
     ],
 )
 def test_norm(rule, text, expected):
     assert norm(text) == expected
 
 
-ROWAN = '罗温艾金森', ('罗文艾金森', 'rowanatkinson')
+ROWAN = '罗温艾金森', ('rowanatkinson',)
 NORMED = '?', ('《罗温·艾金森》 Rowan', 'Ｋ２')
 LIST, PARTS = ('巴西、印度 Ａ', ('巴西印度a',)), ('巴西 印度', ('巴西印度',))
 
@@ -106,20 +106,17 @@ LIST, PARTS = ('巴西、印度 Ａ', ('巴西印度a',)), ('巴西 印度', ('�
 @pytest.mark.parametrize(
     ('rule', 'answers', 'reference', 'correct'),
     [
-        ('a variant', ['罗温艾金森', 'Rowan ATKINSON'], ROWAN, True),
-        ('not a part of one', ['rowan'], ROWAN, False),
+        ('not a part of a variant', ['rowan'], ROWAN, False),
         ('the norm of a variant', ['罗温艾金森rowan', 'k2'], NORMED, True),
         ('a list in any order', ['印度 a 巴西', 'A,印度|巴西', '巴西\u3000印度。a'], LIST, True),
         ('however often a part is named', ['印度、Ａ、巴西、印度'], LIST, True),
         ('two separators leave an empty part', ['印度  巴西', '印度，，巴西'], PARTS, False),
         ('also in the standard answer', ['印度  巴西'], ('巴西、 印度', ('巴西',)), True),
-        ('a tab splits nothing', ['印度\t巴西'], PARTS, False),
-        ('nor ＃, no punctuation as yet', ['印度＃巴西', '印度\u00a0巴西'], PARTS, False),
-        ('# is', ['印度#巴西'], PARTS, True),
-        ('neither more nor less', ['印度', '印度 巴西 中国'], PARTS, False),
+        ('neither tab nor ＃ splits it', ['印度\t巴西', '印度＃巴西'], PARTS, False),
+        ('# does', ['印度#巴西'], PARTS, True),
+        ('neither more nor less', ['印度', '印度 巴西 中国', '印度 巴西\u00a0'], PARTS, False),
         ('no list of a variant', ['印度 巴西'], ('中国', ('巴西 印度',)), False),
         ('stripped, or one part were empty', [' \t印度 巴西\r\n'], PARTS, True),
-        ('but of ASCII white space only', ['印度 巴西\u00a0'], PARTS, False),
         ('nothing without a variant', ['中国'], ('中国', ()), False),
         ('nor what is nothing', ['。'], ('', ()), False),
         ('the empty answer is wrong', ['', ' \t\r\n\v\f'], ('。', ('。', '')), False),
@@ -139,15 +136,13 @@ def test_correct(rule, answers, reference, correct):
         ('the best', '中国人', ['中国', '中国人民', '美'], 6 / 7, 1, 3 / 4, '中国人民'),
         ('whichever comes first', '中国人', ['中国人民', '中国'], 6 / 7, 1, 3 / 4, '中国人民'),
         ('of norms', '《Ａ·B》', ['a b'], 1, 1, 1, 'a b'),
-        ('no common character', '上海', ['北京', '北京市'], 0, 0, 0, None),
-        ('the empty answer', ' \t', ['。', ''], 0, 0, 0, None),
+        ('no common character', '上海', ['北京', ''], 0, 0, 0, None),
         ('no norm of a variant', '！', ['。', ''], 0, 0, 0, None),
-        ('no variant', '中国', [], 0, 0, 0, None),
     ],
 )
 def test_f1(rule, answer, variants, f1, precision, recall, variant):
     score = score_answer(answer, Reference('?', tuple(variants)))
-    assert score[1:] == (pytest.approx(f1), precision, recall, variant)
+    assert score[1:] == (approx(f1), precision, recall, variant)
 
 
 # ---------------------------------------------------------------------------------------- the files
@@ -159,12 +154,8 @@ def test_means_over_the_lines_and_final(files):
         file.write('3\t印度，巴西\n')
     before, (accuracy, f1) = listing(files), (2 / 4, (1 + 6 / 7 + 0 + 1) / 4)
     process = run(*TO_ANSWERS)
-    assert list(json.loads(process.stdout).items()) == [
-        ('Accuracy', accuracy),
-        ('F1', pytest.approx(f1)),
-        ('Final', pytest.approx((accuracy + f1) / 2)),
-        ('total', 4),
-    ]
+    means = [('Accuracy', accuracy), ('F1', f1), ('Final', (accuracy + f1) / 2), ('total', 4)]
+    assert [*json.loads(process.stdout).items()] == [(name, approx(mean)) for name, mean in means]
     assert listing(files) == before and process.stdout.endswith('}\n')
 
 
@@ -184,24 +175,19 @@ def test_seven_columns(files):
 
 
 def test_only_a_line_feed_ends_a_line(files):
-    """str.splitlines() would also split at U+2028, open() at CR; the last one may be missing."""
-    text = '1\t北\u2028京\x85市\r\n1\t北\r京\r\n2\t中国人民\n3\t印度，巴西'
+    """str.splitlines() would also split at U+2028, open() at CR; the last one may be missing.
+
+    The byte order mark that Windows editors put before a file is no part of the first id.
+    """
+    text = '\ufeff1\t北\u2028京\x85市\r\n1\t北\r京\r\n2\t中国人民\n3\t印度，巴西'
     (files / 'predictions').write_bytes(text.encode())
     measured = result(*TO_ANSWERS)
     assert (measured['Accuracy'], measured['total']) == (3 / 4, 4)
 
 
-def test_byte_order_mark_is_no_part_of_the_first_id(files):
-    """Windows editors put one before every file that they save as UTF-8."""
-    for path in files / 'predictions', files / 'answers':  # first in one of them alone
-        path.write_text('\ufeff' + path.read_text(encoding='utf-8'), encoding='utf-8')
-        result(*WRITTEN)
-        assert (files / 'output').read_text(encoding='utf-8') == COLUMNS
-
-
 def test_official_answers_are_read_as_they_stand(files):
     """A variant is split off at | only, and the standard answer is no variant of itself."""
-    (files / 'answers').write_bytes('a#1\tＡ、B|\t《Ａ》|b c|\u00a0\r\n'.encode())
+    (files / 'answers').write_bytes('\ufeffa#1\tＡ、B|\t《Ａ》|b c|\u00a0\r\n'.encode())
     reference = Reference('Ａ、B|', ('《Ａ》', 'b c', '\u00a0'))
     assert evaluate_sogou.load_official_answers('answers') == {'a#1': reference}
 
@@ -217,17 +203,17 @@ def test_dataset_instead_of_official_answers(files):
     assert result(*TO_DATASET, before=ON_ITS_OWN) == expected
 
 
-SEVERAL = ": warning: ids that stand in several lines: 1, such as '{}'; each line counts"
-PART = ': {} of 3 questions'
-OF_DATASET = ': warning: answers to {} of 3 questions of dataset.json; the others do not count'
+SEVERAL = "predictions: warning: ids that stand in several lines: 1, such as '3'; each line counts"
+OTHERS = (
+    'predictions: warning: answers to 2 of 3 questions of dataset.json; the others do not count'
+)
 
 
 @pytest.mark.parametrize(
     ('lines', 'said', 'of_dataset'),
     [
         ('123', [], []),
-        ('12', [PART.format(2)], [OF_DATASET.format(2)]),
-        ('3133', [SEVERAL.format(3), PART.format(2)], [SEVERAL.format(3), OF_DATASET.format(2)]),
+        ('3133', [SEVERAL, 'predictions: 2 of 3 questions'], [SEVERAL, OTHERS]),
     ],
 )
 def test_part_is_scored_with_a_word_about_the_rest(files, call, lines, said, of_dataset):
@@ -239,20 +225,10 @@ def test_part_is_scored_with_a_word_about_the_rest(files, call, lines, said, of_
         _, out, err = call(*arguments)
         assert json.loads(out)['total'] == len(lines)
         err = [line for line in err if not line.startswith('dataset.json')]
-        assert err == [f'predictions{each}' for each in expected]
+        assert err == expected
 
 
 # -------------------------------------------------------------------------------------- the process
-
-
-@pytest.mark.skipif(
-    not os.path.exists('/dev/full'), reason='only Linux has a device that is always full'
-)
-def test_standard_output_without_room(files):
-    with open('/dev/full', 'w', encoding='utf-8') as full:
-        command = [sys.executable, SCORER, *TO_ANSWERS]
-        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, encoding='utf-8')
-    assert (process.returncode, process.stderr) == (1, 'standard output: No space left on device\n')
 
 
 @pytest.mark.parametrize('closed', ['>&-', '2>&-', '<&-', '>&- 2>&- <&-'])
@@ -270,10 +246,17 @@ def test_streams_may_be_closed(files, closed):
 
 
 @pytest.mark.parametrize('more', [[], ['--help']])
-def test_reader_that_goes_away_ends_it_in_one_line(files, more):
-    before = ['sh', '-c', '(sleep 0.1; "$0" "$@"; echo $? >&2) | true', sys.executable]
+@pytest.mark.parametrize(
+    ('shell', 'said'),
+    [
+        ('(sleep 0.1; "$0" "$@"; echo $? >&2) | true', 'Broken pipe'),
+        ('"$0" "$@" >/dev/full; echo $? >&2', 'No space left on device'),  # a device of Linux
+    ][: 1 + os.path.exists('/dev/full')],
+)
+def test_output_that_nobody_takes_ends_it_in_one_line(files, more, shell, said):
+    before = ['sh', '-c', shell, sys.executable]
     done = run(*TO_ANSWERS, *more, before=before, PYTHONUNBUFFERED='')
-    assert done.stderr == 'standard output: Broken pipe\n1\n'
+    assert done.stderr == f'standard output: {said}\n1\n'
 
 
 @pytest.mark.parametrize('command', ['\x1b[2J', '\x9b2J', '\r', '\n', '\u202e', '\x07'])
@@ -286,10 +269,7 @@ def test_what_is_said_gives_no_commands_to_a_terminal(capsys, command):
     assert json.loads(text) == f'北{command}'
 
 
-# ---------------------------------------------------------------------------------------- bad input
-
-
-NO_TAB, TWO_TABS = 'line 2 has 0 tabs; expected id<TAB>answer', 'line 2 has 2 tabs; expected '
+NO_TAB = 'line 2 has 0 tabs; expected id<TAB>answer'
 
 
 @pytest.mark.parametrize(
@@ -298,21 +278,16 @@ NO_TAB, TWO_TABS = 'line 2 has 0 tabs; expected id<TAB>answer', 'line 2 has 2 ta
         (WRITTEN, 'predictions', f'{PREDICTIONS}x\t北\n', "line 4 has the unknown id 'x'; "),
         (WRITTEN, 'predictions', '1\t北京\n2 中国\n3\t印度\n', NO_TAB),
         (WRITTEN, 'predictions', '1\t北京\n\n3\t印度\n', NO_TAB),
-        (WRITTEN, 'predictions', '1\t北京\n2\t中国\t\n3\t印度\n', TWO_TABS),
-        (WRITTEN, 'predictions', '1\t北京\n2\t\t\n', TWO_TABS),
+        (WRITTEN, 'predictions', '1\t北京\n2\t\t\n', 'line 2 has 2 tabs; expected '),
         (WRITTEN, 'answers', '1\t北京\t北京\n2\t中国\n', 'line 2 has 1 tabs; expected '),
-        (WRITTEN, 'predictions', None, 'no such file; '),
         (WRITTEN, 'answers', None, 'no such file; '),
         (TO_DATASET, 'dataset.json', '[1]', 'record 1 of 1 is a number; '),
         (['taken', *TO_ANSWERS[1:]], 'taken', None, 'cannot be read'),
         (['predictions', 'taken', *TO_ANSWERS[1:]], 'taken', None, 'cannot be written'),
-        (['predictions', 'a/b', *TO_ANSWERS[1:]], 'a/b', None, 'cannot be written'),
         (['predictions', 'link', *TO_ANSWERS[1:]], 'link', None, 'holds the predictions themse'),
     ],
 )
-def test_bad_file_is_named_in_one_line_and_nothing_is_written(
-    files, call, arguments, name, content, said
-):
+def test_bad_file_is_one_line_and_nothing_is_written(files, call, arguments, name, content, said):
     """Nor over an earlier output; damage to either file stands in test_fuzzing.py."""
     (files / 'output').write_text('earlier', encoding='utf-8')
     (files / 'taken').mkdir()
@@ -325,9 +300,6 @@ def test_bad_file_is_named_in_one_line_and_nothing_is_written(
     status, out, [line] = call(*arguments)
     assert (status, out) == (2, '') and line.startswith(f'{name}: {said}')
     assert listing(files) == before
-
-
-# ------------------------------------------------------------------------------ the rules once more
 
 
 def plain_norm(text):
@@ -352,20 +324,8 @@ def plain_parts(text):
 def plain_f1(answer, variant):
     answer, variant = plain_norm(answer).decode(), plain_norm(variant).decode()
     common = sum(min(answer.count(letter), variant.count(letter)) for letter in set(answer))
-    if common == 0:
-        return 0.0
-    precision, recall = common / len(answer), common / len(variant)
-    return 2 * precision * recall / (precision + recall)
-
-
-def plain_score(answer, standard, variants):
-    """Return (correct, F1) as the text of DESIGN says, of bytes."""
-    answer = answer.strip()
-    if not answer:
-        return False, 0.0
-    variants = [*variants, *[plain_norm(variant) for variant in variants]]
-    correct = plain_norm(answer) in variants or plain_parts(answer) == plain_parts(standard)
-    return correct, max(plain_f1(answer, variant) for variant in variants)
+    precision, recall = common / max(len(answer), 1), common / max(len(variant), 1)
+    return 2 * precision * recall / (precision + recall) if common else 0.0
 
 
 common = st.sampled_from('中国国人aAＡÉ１|、 ')
@@ -373,7 +333,7 @@ odd = st.sampled_from('＃#\u3000\u00a0\u2003\t\r\x1c。·\x7fΩé\u212a')
 any_text = st.lists(common | odd, max_size=10).map(''.join) | st.text(max_size=8)
 
 
-@pytest.mark.parametrize('examples', [200, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('examples', [100, pytest.param(1500, marks=pytest.mark.slow)])
 def test_score_is_what_the_rules_give_on_bytes(examples):
     """Random text: Chinese, full-width, punctuation, odd white space; half are lists, shuffled."""
     seen = collections.Counter()
@@ -385,25 +345,25 @@ def test_score_is_what_the_rules_give_on_bytes(examples):
             parts = standard.split(' ')
             random.shuffle(parts)
             answer = random.choice(' 、，#').join(parts)
-        variants = variants.split('|')
-        score = score_answer(answer, Reference(standard, tuple(variants)))
-        in_bytes = [variant.encode() for variant in variants]
-        correct, f1 = plain_score(answer.encode(), standard.encode(), in_bytes)
-        assert (score.correct, score.f1) == (correct, f1)
+        score = score_answer(answer, Reference(standard, (*variants.split('|'),)))
+        answer, variants = answer.encode().strip(), variants.encode().split(b'|')
+        right = [*variants, *map(plain_norm, variants)]
+        correct = plain_norm(answer) in right or plain_parts(answer) == plain_parts(
+            standard.encode()
+        )
+        f1 = max(plain_f1(answer, variant) for variant in right) if answer else 0.0
+        assert (score.correct, score.f1) == (bool(answer) and correct, f1)
         if f1:
-            assert plain_f1(answer.encode(), score.variant.encode()) == f1
-            assert score.variant in variants
+            assert plain_f1(answer, score.variant.encode()) == f1
+            assert score.variant.encode() in variants
             assert 2 * score.precision * score.recall / (score.precision + score.recall) == f1
         else:
-            assert score == Score(correct, 0, 0, 0, None)
-        seen[correct] += 1
+            assert score == Score(score.correct, 0, 0, 0, None)
+        seen[score.correct] += 1
         seen['between'] += 0 < f1 < 1
 
     compare()
     assert min(seen[True], seen[False], seen['between']) >= examples / 15
-
-
-# ------------------------------------------------------------------------------- the official files
 
 
 def test_punctuation_is_the_official_list(shared):
@@ -423,56 +383,38 @@ def test_official_answers_against_themselves_give_exactly_1(shared, files):
     assert result('predictions', '--answers', official) == expected
 
 
-# ----------------------------------------------------------------------------------- the file alone
-
-
-@pytest.fixture
-def alone(files):
-    """The file copied into a folder where there is nothing else."""
-    (files / 'alone').mkdir()
-    return shutil.copy(SCORER, files / 'alone')
-
-
 @pytest.fixture(scope='module')
 def python38():
     """The path of a Python 3.8."""
     found = glob.glob(os.path.expanduser('~/.pyenv/versions/3.8*/bin/python'))
-    for python in [*sorted(found), *filter(None, [shutil.which('python3.8')])]:
-        version = subprocess.run([python, '--version'], capture_output=True, encoding='utf-8')
-        if version.stdout.startswith('Python 3.8.'):
-            return python
-    pytest.skip('there is no Python 3.8 here')
+    python = next(iter(found), shutil.which('python3.8'))
+    return python or pytest.skip('there is no Python 3.8 here')
 
 
-def test_file_alone_scores_against_the_official_answers(files, alone):
+def test_file_alone_scores_against_the_official_answers(files):
     """Nor does it leave anything in its folder, nor need locks: Windows has no fcntl."""
     (files / 'stand_in').mkdir()
     (files / 'stand_in' / 'fcntl.py').write_text('raise ImportError("no fcntl")')
     stand_in = {'PYTHONPATH': str(files / 'stand_in')}
     expected = result(*TO_ANSWERS)
     for options in {'before': ON_ITS_OWN}, stand_in:
-        assert result(*WRITTEN, scorer=alone, **options) == expected
+        assert result(*WRITTEN, scorer=ALONE, **options) == expected
         assert (files / 'output').read_text(encoding='utf-8') == COLUMNS
         (files / 'output').unlink()
-    assert os.listdir(os.path.dirname(alone)) == ['evaluate_sogou.py']
     assert 'no fcntl' in run('import fcntl', scorer='-c', **stand_in).stderr  # or it were none
-
-
-def test_file_alone_says_what_a_dataset_needs(alone):
-    process = run(*TO_DATASET, scorer=alone)
-    said = 'support: missing beside this file; --dataset needs it\n'
-    assert (process.returncode, process.stdout, process.stderr) == (2, '', said)
+    process, said = run(*TO_DATASET, scorer=ALONE), 'support: missing beside this file; '
+    assert (process.returncode, process.stdout) == (2, '') and process.stderr.startswith(said)
+    assert os.listdir('alone') == ['evaluate_sogou.py']
 
 
 @pytest.mark.parametrize(
     ('text', 'status'),
-    [(PREDICTIONS, 0), (f'\ufeff{PREDICTIONS}', 0), ('4\t\n', 2), ('1\n', 2), ('', 2)],
+    [(f'\ufeff{PREDICTIONS}', 0), ('4\t\n', 2), ('1\n', 2)],
 )
-def test_python_3_8_gives_the_same_bytes(files, alone, python38, text, status):
-    """Whatever it has to say."""
+def test_python_3_8_gives_the_same_bytes(files, python38, text, status):
     (files / 'predictions').write_text(text, encoding='utf-8')
     outputs = []
-    for options in {'scorer': alone, 'python': python38}, {}:
+    for options in {'scorer': ALONE, 'python': python38}, {}:
         process = run(*WRITTEN, **options)
         assert process.returncode == status, process.stderr
         columns = (files / 'output').read_bytes() if status == 0 else None
@@ -481,14 +423,12 @@ def test_python_3_8_gives_the_same_bytes(files, alone, python38, text, status):
     assert outputs[0] == outputs[1]
 
 
-@pytest.mark.parametrize(
-    'arguments',
-    [['task_reading_comprehension_by_seq2seq.py', 'train'], ['evaluate_sogou.py', *TO_DATASET]],
-)
-def test_rest_tells_python_3_8_which_versions_it_needs(files, python38, arguments):
+def test_rest_tells_python_3_8_which_versions_it_needs(files, python38):
     """No SyntaxError, whose line says nothing to a user."""
-    name, *arguments = arguments
-    process = run(*arguments, scorer=os.path.join(ROOT, name), python=python38)
-    [line] = process.stderr.splitlines()
-    assert (process.returncode, process.stdout) == (2, '')
-    assert line.startswith('Python 3.10 to 3.13 is needed, this is 3.8.')
+    for name, *arguments in (
+        ['task_reading_comprehension_by_seq2seq.py', 'train'],
+        ['evaluate_sogou.py', *TO_DATASET],
+    ):
+        process = run(*arguments, scorer=os.path.join(ROOT, name), python=python38)
+        assert (process.returncode, process.stdout, process.stderr.count('\n')) == (2, '', 1)
+        assert process.stderr.startswith('Python 3.10 to 3.13 is needed, this is 3.8.')

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from typing import Literal
 
 import pytest
@@ -25,14 +24,14 @@ class Sample:
     number: float = 0.1
     text: str = ''
     flag: bool = False
-    path: str = ''  # as something is called that stands on the command line without a name
+    path: str = ''  # as what stands on the command line without a name is called
 
 
 @pytest.mark.parametrize(
     ('name', 'allowed', 'refused', 'expected'),
     [
         ('whole', [2, 2**31 - 1], [1, 2**31, 2.0, '2', True, None], 'a whole number of at least 2'),
-        ('positive', [1e-9, 1], [0, -1.0, math.inf, math.nan, '1', True], 'a number above 0'),
+        ('positive', [1e-9, 1], [0, math.inf, math.nan, '1', True], 'a number above 0'),
         ('folder', ['', 'a/b'], [None, 1, b'a'], 'a path in quotes'),
         ('choice', ['one', 'two'], ['three', '', None, ('one',)], "'one' or 'two'"),
         ('level', [1, 2], [0, 3, 1.0, True, '1'], '1 or 2'),
@@ -88,13 +87,10 @@ def parse(*arguments):
         ('--whole=3 predict a --level 2', ('predict', 'a', None, None, {'whole': 3, 'level': 2})),
         ('train --positive=1e-5 --number=-1',
          ('train', None, None, None, {'positive': 1e-5, 'number': -1.0})),
-        ('eval --folder= --choice=two',
-         ('eval', None, None, None, {'folder': '', 'choice': 'two'})),
         ('train --folder=a=b --text=--whole=1',
          ('train', None, None, None, {'folder': 'a=b', 'text': '--whole=1'})),
-        ('train --integer=-3 --flag=True',
-         ('train', None, None, None, {'integer': -3, 'flag': True})),
-        ('export a/1 --flag=false', ('export', 'a/1', None, None, {'flag': False})),
+        ('export a/1 --flag=false --folder=',
+         ('export', 'a/1', None, None, {'flag': False, 'folder': ''})),
         ('predict - --path=b', ('predict', '-', None, None, {'path': 'b'})),
         # question and passages may be empty, or begin like an option
         ('predict --question=--whole --passage= --whole=3 --passage 北京',
@@ -115,18 +111,16 @@ PREDICT = 'predict takes FILE, - or --question= with one --passage= or more'
     ('arguments', 'named'),
     [
         ('train --level=two', "--level: invalid int value: 'two'"),
-        ('train --number=much', "--number: invalid float value: 'much'"),
         ('train --flag=maybe', "'maybe'"),
         ('train --flag', '--flag: expected one argument'),
-        ('train --flags=true', '--flags=true: unknown; the nearest constant is --flag='),
         # an abbreviation is no name: a constant that is added may make it another's
         ('train --fla=true', '--fla=true: unknown; the nearest constant is --flag='),
         ('train -x', '-x: unknown; the nearest constant is --'),
         ('learn', "invalid choice: 'learn'"), ('', 'required: command'), ('predict', PREDICT),
         ('predict a b', f'b: {PREDICT}'), ('predict a --question=b --passage=c', f'a: {PREDICT}'),
         ('predict --question=b', PREDICT), ('predict --passage=c', PREDICT),
-        ('train a', 'a: train takes nothing more'), ('export', 'export takes FOLDER'),
-        ('eval --passage=c', 'eval takes nothing more'), ('export a b', 'b: export takes FOLDER'),
+        ('export', 'export takes FOLDER'), ('export a b', 'b: export takes FOLDER'),
+        ('eval --passage=c', 'eval takes nothing more'),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_line(arguments, named):
@@ -136,14 +130,12 @@ def test_what_cannot_be_read_is_one_line(arguments, named):
 # ------------------------------------------------------------------------- the constants in effect
 
 
-def test_every_override_is_said_once(script, small, capsys):
+def test_every_override_is_said_once(script, small):
     """In the order in which it was given, and nothing else."""
     given = {'data_dir': str(small), 'topk': 4, 'mode': 'generative', 'seed': 42}
-    arguments = ['train', *(f'--{name}={value}' for name, value in given.items())]
-    line = settings.read_command_line(script.Constants, script.__doc__, arguments)
-    assert (line.command, line.path, line.overrides) == ('train', None, given)
-    assert line.constants == script.Constants(**given) and not line.files.demo
-    assert capsys.readouterr().err.splitlines() == [
+    constants, files, notes = configure(script.Constants, given)
+    assert constants == script.Constants(**given) and not files.demo
+    assert notes == [
         f"data_dir = '{small}' instead of 'auto'", 'topk = 4 instead of 1',
         "mode = 'generative' instead of 'extractive'", 'seed = 42',
     ]  # fmt: skip
@@ -157,10 +149,8 @@ def test_demo_constants_give_way_to_the_users(script):
         batch_size: Whole[1] = 8
 
     for cls, given, batch_size, rate in (
-        (script.Constants, {}, 64, 3e-4),
-        (Edited, {}, 8, 3e-4),
-        (script.Constants, {'learning_rate': 1e-5}, 64, 1e-5),
-    ):
+        (script.Constants, {'learning_rate': 1e-5}, 64, 1e-5), (Edited, {}, 8, 3e-4),
+    ):  # fmt: skip
         constants, files, notes = configure(cls, given)
         assert files.demo and notes[0] == settings.DEMO
         assert (constants.batch_size, constants.learning_rate) == (batch_size, rate)
@@ -177,26 +167,25 @@ def test_demo_constants_give_way_to_the_users(script):
 @pytest.mark.parametrize(
     ('there', 'missing'),
     [
-        (['README.md', 'qid_answer_expand'], None),
-        (['WebQA.json'], ['SogouQA.json', 'bert_config.json', 'bert_model.ckpt', 'vocab.txt']),
+        ('qid_answer_expand', None),
+        ('WebQA.json', ['SogouQA.json', 'bert_config.json', 'bert_model.ckpt', 'vocab.txt']),
         # a checkpoint is there when its index is
-        (['bert_model.ckpt.index'],
-         ['WebQA.json', 'SogouQA.json', 'bert_config.json', 'vocab.txt']),
+        ('bert_model.ckpt.index', ['WebQA.json', 'SogouQA.json', 'bert_config.json', 'vocab.txt']),
     ],
-)  # fmt: skip
+)
 def test_demo_is_used_as_long_as_none_of_the_real_files_is_there(
     script, monkeypatch, tmp_path, there, missing
 ):
-    monkeypatch.setattr(settings, 'DATA', str(tmp_path / 'data'))
-    (tmp_path / 'data' / 'demo').mkdir(parents=True)
-    for name in there:
-        (tmp_path / 'data' / name).touch()
+    monkeypatch.setattr(settings, 'DATA', str(tmp_path))
+    (tmp_path / 'demo').mkdir()
+    (tmp_path / there).touch()
     files = locate_files(script.Constants())
     assert files.demo == (missing is None) and files.webqa.endswith('demo/WebQA.json') == files.demo
     if missing:
         line = refusal(settings.require, *files[:5], '')  # '': none is needed
-        assert re.findall(r'data/([\w.]+)', line.partition(';')[0]) == missing
         assert line.startswith('missing: ') and '; data/README.md' in line
+        found = [path.rpartition('/')[2] for path in line.partition(';')[0].split(', ')]
+        assert found == missing
 
 
 def test_files_lie_in_the_data_folder_unless_given(script):
@@ -234,10 +223,10 @@ def test_what_was_trained_keeps_its_own_lengths_and_bert(script, tmp_path):
         assert notes[2] == f'max_p_len = 70 instead of 256, by {tmp_path}/config.json'
         assert files.sogouqa == 'elsewhere/SogouQA.json'
         assert files.vocabulary == f'{tmp_path}/vocab.txt'
-        given = {**trained, 'max_p_len': 256, 'dict_path': 'mine.txt'}
-        constants, files, _ = configure(script.Constants, given, command)
-        assert (constants.max_p_len, constants.mode) == (256, 'generative')
-        assert (files.vocabulary, files.config) == ('mine.txt', f'{tmp_path}/bert_config.json')
+    given = {**trained, 'max_p_len': 256, 'dict_path': 'mine.txt'}
+    constants, files, _ = configure(script.Constants, given, 'eval')
+    assert (constants.max_p_len, constants.mode) == (256, 'generative')
+    assert (files.vocabulary, files.config) == ('mine.txt', f'{tmp_path}/bert_config.json')
     # training does not go by it
     constants, files, _ = configure(script.Constants, trained)
     assert constants == script.Constants(**trained) and files.vocabulary == 'elsewhere/vocab.txt'

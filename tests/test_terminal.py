@@ -19,9 +19,9 @@ def answer_of(votes, text='北京', passage=0, start=1, others=()):
     return Answer(*first[:-1], [first, *others], votes)
 
 
-def votes_of(*token_probs):
-    """A Vote for each passage that took part."""
-    return [Vote(0.1, True, probs) for probs in token_probs]
+def vote(*token_probs):
+    """That of a passage that took part."""
+    return Vote(0.1, True, [*token_probs])
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,13 @@ def votes_of(*token_probs):
     [
         # in the order of the votes, each with its number as given; who left comes last
         (['天津北京', '在北京。', '在北京市，北京'],
-         answer_of([LEFT, *votes_of([0.5, 0.5, 1.0], [0.9, 0.8, 1.0])], passage=2),
+         answer_of([LEFT, vote(0.5, 0.5, 1.0), vote(0.9, 0.8, 1.0)], passage=2),
          ['answer: 北京 (score 0.500)',
           'passage 3 votes: 北 0.90  京 0.80  [SEP] 1.00', '  在[北京]市，北京',
           'passage 2 votes: 北 0.50  京 0.50  [SEP] 1.00', '  在[北京]。',
           'passage 1 left: no answer 0.99', '  天津北京']),
         # other candidates follow the answer; a passage without probabilities was not asked
-        (['在北京'], answer_of(votes_of([]), others=[NOTHING._replace(score=0.25), BEGUN]),
+        (['在北京'], answer_of([vote()], others=[NOTHING._replace(score=0.25), BEGUN]),
          ['answer: 北京 (score 0.500)', '    or:  (score 0.250)',
           '    or: 北 (score 0.125), not finished', 'passage 1', '  在[北京]']),
         (['天津'], Answer(*NOTHING[:-1], [NOTHING], [LEFT]),
@@ -54,26 +54,22 @@ def test_answer_comes_first_then_passages_by_their_votes(passages, answer, lines
 def test_passages_give_no_commands_to_the_terminal(colour, marked, faded):
     """The place is that of the answer all the same; only the marks are ours."""
     passages, text = ['\x1b\x9b北\x1b[2J\u2028京', '\x07'], '北\x1b[2J\u2028京'
-    answer = answer_of([*votes_of([1.0]), LEFT], text, start=2)
+    answer = answer_of([vote(1.0), LEFT], text, start=2)
     lines = as_text(passages, answer, ['北'], colour).split('\n')
     assert lines[0] == 'answer: 北 [2J 京 (score 0.500)'
     assert (lines[2], lines[4]) == (f'    {marked}', f'  {faded}')
 
 
 @pytest.mark.parametrize(
-    ('terminal', 'kind', 'coloured'),
+    ('terminal', 'kind', 'colour'),
     [(True, 'xterm', True), (True, 'dumb', False), (False, 'xterm', False)],
 )
-def test_only_terminals_get_colours_and_lines_without_commands(
-    monkeypatch, terminal, kind, coloured
-):
+def test_only_terminals_get_colours_and_lines_without_commands(monkeypatch, terminal, kind, colour):
     """Elsewhere lines are exact; some streams do not know what they are."""
-    stream, lines = (
-        types.SimpleNamespace(isatty=lambda: terminal),
-        'a\x1b]0;\t北\x9b2J\u202e京\nb\t\n',
-    )
+    stream = types.SimpleNamespace(isatty=lambda: terminal)
+    lines = 'a\x1b]0;\t北\x9b2J\u202e京\nb\t\n'
     monkeypatch.setenv('TERM', kind)
-    assert has_colour(stream) == coloured
+    assert has_colour(stream) == colour
     assert lines_for(stream, lines) == ('a ]0;\t北 2J 京\nb\t\n' if terminal else lines)
     for other in io.StringIO(), None:
         assert not has_colour(other) and lines_for(other, lines) == lines
