@@ -21,6 +21,11 @@ VOCABULARY = [
 ]  # fmt: skip
 
 
+def pytest_collection_modifyitems(items):
+    """What waits for the demo's training comes last; it trains meanwhile."""
+    items.sort(key=lambda item: 'demo' in item.fixturenames)
+
+
 @pytest.fixture(scope='session')
 def shared():
     """The folder of real questions, vocabulary and official answers."""

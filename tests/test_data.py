@@ -313,7 +313,7 @@ def test_bfloat16_is_of_the_products_alone(script, small_bert):
 
 
 @pytest.mark.filterwarnings('ignore:The initializer TruncatedNormal')
-@pytest.mark.parametrize('updates', [6, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('updates', [4, pytest.param(200, marks=pytest.mark.slow)])
 def test_training_goes_as_the_original_does(script, request, small, updates):
     """Dropout off; the original computes every position of a batch. 200 updates are of a real BERT.
 
