@@ -132,7 +132,7 @@ def test_weight_outside_the_answer_is_refused(script, train, tmp_path, monkeypat
             return y_true, tf.maximum(y_mask, weight * tf.cast(token_ids[:, 1:] > 0, tf.float32))
 
     monkeypatch.setattr(script, 'CrossEntropy', Everything)
-    status, last_line, err = train(tmp_path / 'output', backup_minutes=ALWAYS, accumulate_steps=3)
+    status, last_line, err = train(tmp_path / 'output', backup_minutes=ALWAYS)
     assert (status, last_line) == (2, []) and 'Traceback' not in err
     assert err.splitlines()[-1] == (
         'CrossEntropy: y_mask gives a weight to tokens outside the answer; '
