@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from support.answers import Hypothesis, describe, score_of, search_result
+from support.answers import Hypothesis, describe, score_of, search_result, without_invisible
 from support.spans import Question, Window
 
 END = 3
@@ -18,6 +18,10 @@ def test_score_by_hand():
     assert score_of([[0.9, 0.3, 0.3]]) == pytest.approx((0.81 + 0.18) / 1.5)
     assert score_of([[0.5], [0.125]]) == pytest.approx(0.25)
     assert score_of([[0.0], [0.5]]) == 0  # where nothing with a vote was left
+
+
+def test_ends_of_a_text_are_stripped():
+    assert without_invisible('\xa0\ufeff 北\xa0京 \u200b') == '北 京'
 
 
 @pytest.fixture
