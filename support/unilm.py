@@ -211,8 +211,6 @@ class UniLM:
         of the list before, its `parent`} of the unfinished ones. Returns {question: the
         probabilities of the next token, float32 [its sources, beams, vocab]} and a longer Cache.
         """
-        if not hypotheses:
-            return {}, cache
         active = np.flatnonzero(np.isin(cache.of_question, list(hypotheses)))
         if len(active) <= len(cache.of_question) / 2:  # seldom, as what stays is copied
             cache = cache.keep(active)
@@ -424,8 +422,6 @@ def _attend_blocks(query, source, outside, owners, near, value):
 
 def _share_out(probas, cache, widths):
     """Return {question: its part of probas, float32 [rows, beams, vocab]}; widths: its beams."""
-    if not widths:  # nothing to split
-        return {}
     of_question = cache.of_question
     if cache.uncached:
         order = np.argsort(cache.numbers)
