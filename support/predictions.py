@@ -165,7 +165,7 @@ class Shard:
             except (OSError, ValueError, AttributeError, RecursionError):  # nothing of ours
                 continue
             if isinstance(other, str) and other != self.source:
-                other = one_line(other)
+                other = one_line(other)[:500]
                 holds = f'holds the answers to {other}, those to {self.source} would replace them'
                 raise UserError(f'{name}: {holds}; move it, or choose another output_dir')
 

@@ -27,6 +27,7 @@ def test_what_is_cut_off_is_counted(capsys, script):
         '2 of 4 answers are cut off; '
         'answers that can never be learnt: 1 cut off\n'
     )
+    assert '2 of 5 passages are cut off' in said_of(capsys, script, data, 11)
     assert said_of(capsys, script, data, 12) == said_of(capsys, script, data, 10, 5) == ''
     divided = [record_of(('天津天津北京天津天津', '北京'))]
     assert said_of(capsys, script, divided, 5, 4) == ''
