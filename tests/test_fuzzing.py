@@ -360,7 +360,10 @@ def test_damaged_file_is_read_right_or_refused_in_one_line_that_names_it(suffer,
     assert ', '.join(each for each in told if told[each] == 'right') == FILES[name][2], told
 
 
-@pytest.mark.parametrize(('name', 'damage', 'said'), ROWS, ids=lambda value: str(value)[:30])
+NAMES = [f'{name}: {said or number}' for number, (name, _, said) in enumerate(ROWS)]  # each time
+
+
+@pytest.mark.parametrize(('name', 'damage', 'said'), ROWS, ids=NAMES)
 def test_damage_of_one_file_is_read_right_or_says_what_is_wrong(suffer, place, name, damage, said):
     told = suffer(name, damage)
     assert said in told if said else told == 'right'
