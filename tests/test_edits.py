@@ -79,6 +79,7 @@ def run(tmp_path):
         for name, file in ('config', 'bert_config.json'), ('checkpoint', 'bert_model.ckpt'):
             options.append(f'--{name}_path={os.path.join(DEMO, file)}')
         options += [f'--dict_path={os.path.join(DEMO, "vocab.txt")}', '--learning_rate=3e-4']
+        options.append('--valid_sample=5')
         with (
             contextlib.redirect_stdout(io.StringIO()) as out,
             pytest.MonkeyPatch.context() as patch,
@@ -188,7 +189,7 @@ def test_tenth_for_validation(make, tmp_path):
 def test_question_out_of_passage_and_answer(make, run, tmp_path, epochs):
     """Trained longer, the loss falls, and what `predict` writes are questions."""
     module = make(TASK)
-    options = f'--epochs={epochs}', '--valid_sample=1', '--batch_size=16', '--learning_rate=1e-3'
+    options = f'--epochs={epochs}', '--batch_size=16', '--learning_rate=1e-3'
     run(module, 'train', *options)
     with open(tmp_path / 'output' / 'log.csv', encoding='utf-8') as file:
         losses = [float(row['loss']) for row in csv.DictReader(file)]
