@@ -43,13 +43,15 @@ def edited(text, edit):
 
 @pytest.fixture
 def make(tmp_path):
-    """Make an edit; returns the module of the edited script."""
+    """Make an edit, or several; returns the module of the edited script."""
     names = []
 
-    def make(number):
+    def make(*numbers):
         script = os.path.join(ROOT, 'task_reading_comprehension_by_seq2seq.py')
         with open(script, encoding='utf-8') as file:
-            text = edited(file.read(), readme_edits('Edits that people make')[number])
+            text = file.read()
+        for number in numbers:
+            text = edited(text, readme_edits('Edits that people make')[number])
         path = tmp_path / f'edited{number}.py'
         path.write_text(text, encoding='utf-8')
         specification = importlib.util.spec_from_file_location(path.stem, path)
@@ -109,12 +111,9 @@ def test_plain_mean_instead_of_the_vote(make):
     np.testing.assert_allclose(make(VOTE).vote(probas), [[0.6, 0.4]], rtol=1e-6)
 
 
-def test_constant_for_label_smoothing(make, run, tmp_path):
-    """The type says all: the command line takes it, config.json shows it, a bad one is refused."""
+def test_constant_for_label_smoothing(make, run):
+    """The type says all: the command line takes it, and refuses a bad one; trained with below."""
     module = make(SMOOTHING)
-    run(module, 'train', '--label_smoothing=0.25')
-    config = json.loads((tmp_path / 'output' / 'config.json').read_text(encoding='utf-8'))
-    assert config['constants']['label_smoothing'] == 0.25
     run(module, 'train', '--label_smoothing=much', status=2)
     cross_entropy = module.CrossEntropy(module.Constants(label_smoothing=0.3))
     logits = np.float32([[[1.0, 2.0, 4.0]]])
@@ -151,9 +150,14 @@ def test_nucleus_sampling_depends_on_seed_and_question_alone(make, small_bert):
 
 
 def test_title_before_the_text_of_a_passage(make, run, tmp_path):
-    """Training, answers, places and page are of the text that is read, wherever it is from."""
-    module = make(TITLE)
-    run(module, 'train')
+    """Training, answers, places and page are of the text that is read, wherever it is from.
+
+    Label smoothing is trained with on the way; config.json shows its constant.
+    """
+    module = make(SMOOTHING, SILENT, TITLE)
+    run(module, 'train', '--label_smoothing=0.25')
+    config = json.loads((tmp_path / 'output' / 'config.json').read_text(encoding='utf-8'))
+    assert config['constants']['label_smoothing'] == 0.25
     with open(tmp_path / 'SogouQA.json', encoding='utf-8') as file:
         data = {record['id']: record for record in json.load(file)}
     with open(tmp_path / 'output' / 'predictions.jsonl', encoding='utf-8') as file:

@@ -43,7 +43,7 @@ def files_in(folder):
 
 # in the order of a training; a backup is made after every update until the third
 MOMENTS = f"""before random_order.json, before {backup(1, 0)}, after {backup(8, 0)}, after {BEST},
-after log.csv, after TensorBoard, after {backup(8, 1)}, after {backup(16, 2)},
+after log.csv, after TensorBoard, after {backup(8, 1)},
 after {backup(24, 3)}, before predictions.tsv, after predictions.tsv"""
 
 

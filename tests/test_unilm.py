@@ -256,7 +256,7 @@ def test_shapes_of_reading_recur(script, bert, monkeypatch):
 
     monkeypatch.setattr(support.unilm, 'Padding', recorded)
     unilm, rng = UniLM(bert[0], script.unilm_mask), np.random.default_rng(0)
-    for _ in range(70):
+    for _ in range(50):
         sources = [[10] * rng.integers(2, 300) for _ in range(rng.integers(1, 40))]
         unilm.read([sources], everything)
     padded = [shape for shape in shapes if shape[2] > 1]  # not those of the last layer
