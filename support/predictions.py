@@ -64,6 +64,7 @@ def predict_to_file(reader, data, name, shard=(0, 1), source=None, references=No
     if mine.rank:
         return None
     lines = mine.join()
+    has_page = page and reader.constants.report
     report = Page(references, reader.tokenizer.ids_to_tokens, reader.constants)
     tab_separated, tally = [], Tally()
     for record, line in zip(data, lines, strict=True):
@@ -73,7 +74,8 @@ def predict_to_file(reader, data, name, shard=(0, 1), source=None, references=No
             tally.add(score)
         if prediction['id']:
             tab_separated.append(f'{prediction["id"]}\t{one_line(prediction["text"])}\n')
-        report.add(record, prediction, score)
+        if has_page:
+            report.add(record, prediction, score)
     joined = Joined(''.join(tab_separated), None)
     if references is not None:
         answered = sum(not line.endswith('\t\n') for line in tab_separated)
@@ -81,7 +83,7 @@ def predict_to_file(reader, data, name, shard=(0, 1), source=None, references=No
         joined = joined._replace(score={**tally.result(), 'Answered': share})
     write_durably(mine.path, ''.join(f'{line}\n' for line in lines))
     write_durably(f'{name}.tsv', joined.tab_separated)
-    if page and reader.constants.report:
+    if has_page:
         write_durably(page, report.as_html(joined.score))
     elif page:
         with contextlib.suppress(FileNotFoundError):
