@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import inspect
 import itertools
 import json
 import os
@@ -12,7 +13,7 @@ import zlib
 
 from tqdm import tqdm
 
-from evaluate_sogou import Tally, UserError, escaped, log, score_answer
+from evaluate_sogou import Tally, UserError, escaped, log, read_text, score_answer
 
 from .files import digest_of, lock, one_line, write_durably
 from .process import rank_and_world_size
@@ -58,7 +59,8 @@ def predict_to_file(reader, data, name, shard=(0, 1), source=None, references=No
     but in the first process.
     """
     used = fixed(reader.constants).items()
-    origin = digest_of(reader.model, [*used], data)
+    script = read_text(inspect.getfile(type(reader)))  # the vote, and whatever else was edited
+    origin = digest_of(reader.model, [*used, script], data)
     mine, scores = Shard(name, origin, source, *shard), Scores(references)
     predict_shard(mine, data, reader.predict, scores)
     if mine.rank:
@@ -127,9 +129,9 @@ class Shard:
     """One process's share of the predictions: whatever interrupts it, it is continued.
 
     The process of rank k of n has the records k, k + n, k + 2n, ..., a line each. The file begins
-    with a line of its origin; a shard of another one, of other weights or other data, is started
-    afresh. Each line ends in a checksum of all so far, and what follows damage is predicted again;
-    the last line says that the shard is complete.
+    with a line of its origin; a shard of another one, of other weights, data or another script, is
+    started afresh. Each line ends in a checksum of all so far, and what follows damage is predicted
+    again; the last line says that the shard is complete.
 
     name: of the files, without extension; origin: digest; source: path of the questions, whose
     predictions no others may replace, or None. Raises UserError where they would.
@@ -147,7 +149,7 @@ class Shard:
         if not self.is_complete:
             lines = self._lines(unfinished)
             if lines is None and os.path.exists(unfinished):
-                begun = 'begun with other weights, constants or questions'
+                begun = 'begun with other weights, constants or questions, or another script'
                 log(f'{self.path}: {begun}; it is started afresh')
         self.lines = lines or []  # of before
         self.modified_before = {name: modified_at(name) for name in self._shards()}

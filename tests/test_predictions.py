@@ -168,6 +168,13 @@ def test_predictions_of_other_weights_constants_or_data_are_not_continued(
     assert asked == IDS and joined.tab_separated == lines_of()
 
 
+def test_predictions_of_a_script_edited_meanwhile_are_not_continued(predict, monkeypatch):
+    """Half of them would be by the old vote."""
+    predict(Reader(lives=2))
+    monkeypatch.setattr(predictions, 'read_text', lambda path: 'edited')
+    assert predict()[0] == IDS
+
+
 def test_second_run_is_refused_and_the_first_goes_on(predict):
     def before(name):
         assert name != 'b' or 'another run is at work here' in refusal(predict)
