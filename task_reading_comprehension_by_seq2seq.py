@@ -36,9 +36,9 @@ class Constants:
     data_dir: Path = 'auto'  # of WebQA.json, SogouQA.json, perhaps qid_answer_expand
     train_data: Path = 'auto'  # other files to train on, with commas; no split then
     valid_data: Path = 'auto'  # and one to validate on
-    config_path: Path = 'auto'  # BERT's configuration; 'auto': bert_config.json there
+    config_path: Path = 'auto'  # BERT's configuration, to train; 'auto': bert_config.json there
     checkpoint_path: Path = 'auto'  # 'auto': bert_model.ckpt there; '': random weights
-    dict_path: Path = 'auto'  # BERT's vocabulary; 'auto': vocab.txt there
+    dict_path: Path = 'auto'  # BERT's vocabulary, to train; 'auto': vocab.txt there
     output_dir: Path = 'output'  # everything that is written goes into this folder
     # lengths, in tokens
     max_p_len: Whole[3] = 256  # passage, its [CLS] and [SEP] included
@@ -71,12 +71,14 @@ if __name__ == '__main__':
 
 import numpy as np
 
-from evaluate_sogou import Tally, log
-from support import bert, predictions, process, records, serving, terminal, training, truncation
+from evaluate_sogou import Tally
+from support import bert, paths, predictions, process, records, serving, training, truncation
 from support.answers import Hypothesis, agreed, describe, search_result
 from support.batches import in_groups
+from support.console import log, print_lines
 from support.keras2 import keras, tf
 from support.spans import Question, draw_window
+from support.terminal import print_answer
 from support.unilm import UniLM, search_together
 
 # -------------------------------------------------------------------------------------------- data
@@ -109,7 +111,7 @@ def split(webqa, sogouqa, constants):
 
 def unify_separators(passage):
     """Replace each space, 、, ； and ， by a comma: one character for one, so offsets survive."""
-    return re.sub(' |、|；|，', ',', passage)
+    return re.sub(records.SEPARATORS, ',', passage)
 
 
 def training_pair(record, rng, constants):
@@ -426,8 +428,8 @@ def load_data(path, constants, labelled=True):
 
 def train(constants, files):
     """Train, or continue an interrupted training, keep the best weights and score them."""
-    train_paths = settings.train_paths(constants, files)
-    settings.require(*train_paths, files.sogouqa, files.config, files.checkpoint, files.vocabulary)
+    train_paths = paths.train_paths(constants, files)
+    paths.require(*train_paths, files.sogouqa, files.config, files.checkpoint, files.vocabulary)
     with training.only_one(constants) as strategy:
         sogouqa = load_data(files.sogouqa, constants)
         webqa = [record for path in train_paths for record in load_data(path, constants)]
@@ -461,9 +463,8 @@ def score_validation(reader, valid_data, references, shard=(0, 1)):
 
 def load_trained(constants, files):
     """Return the reader with the best weights of `train`."""
-    settings.require(files.config, files.vocabulary)
-    model, tokenizer = build_model(files, None, constants)
-    bert.load_best(constants.output_dir, model, bert.bert_digest(files))
+    paths.require_reader(files)
+    model, tokenizer = build_model(files, files.checkpoint, constants)
     return ReadingComprehension(model, tokenizer, constants)
 
 
@@ -475,9 +476,9 @@ def load_reader(**overrides):
 
 def evaluate_best(constants, files):
     """Score validation with the best weights."""
-    settings.require(files.sogouqa)
+    paths.require(files.sogouqa)
     reader = load_trained(constants, files)
-    settings.require_order(constants)
+    paths.require_order(constants)
     sogouqa = load_data(files.sogouqa, constants)
     references = records.load_references(files, sogouqa)
     _, valid_data = split([], sogouqa, constants)
@@ -494,12 +495,12 @@ def predict(constants, files, line):
         reader = load_trained(constants, files)
         joined = predictions.predict_to_file(reader, data, **predictions.place_of(line))
         if joined:
-            terminal.print_lines(joined.tab_separated)
+            print_lines(joined.tab_separated)
     else:
         reader = load_trained(constants, files)
         asked_for = records.as_asked(line.question, line.passages, passage_text)
         [answer] = reader.answers([asked_for])
-        terminal.print_answer(answer, asked_for[1], reader.tokenizer)
+        print_answer(answer, asked_for[1], reader.tokenizer)
 
 
 def run_command(line):

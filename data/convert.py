@@ -3,8 +3,8 @@
     python data/convert.py INPUT OUTPUT [--negatives=N] [--seed=N]
 
 INPUT is told by its keys: CMRC2018, SQuAD (DRCD, DuReader-robust), DuReader 2.0, WebQA, RGB,
-DomainRAG, FiD or DPR, flat lines; JSON or JSON lines, perhaps gzipped, UTF-8 or GB18030. All
-answers that count as right go into OUTPUT.answers, for `evaluate_sogou.py --answers`.
+DomainRAG, FiD or DPR, flat lines, our own; JSON or JSON lines, perhaps gzipped, UTF-8 or GB18030.
+All answers that count as right go into OUTPUT.answers, for `evaluate_sogou.py --answers`.
 """
 
 import argparse
@@ -18,38 +18,38 @@ import re
 import sys
 import typing
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from evaluate_sogou import Parser, UserError, atomic_write, exit_status, log
-from support.formats import SEPARATORS, read
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+from evaluate_sogou import Reference, UserError
+from support.console import Parser, exit_status, log
+from support.files import atomic_write
+from support.records import SEPARATORS, dataset_answers
 
-SPREADSHEET = r'\d+\.0'  # what a spreadsheet makes of a date, or of a whole number
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+from formats import read
+
+from_spreadsheet = re.compile(r'\d+\.0').fullmatch  # it makes that of dates and whole numbers
 
 
 class Converted(typing.NamedTuple):
     """A file in our own format, and what there is to say about it."""
 
     records: list  # of {"id", "question", "passages": [{"passage", "answer"}, ...]}
-    accepted: dict  # {id: list of the answers that count as right, the standard one first}
+    accepted: dict  # {id: Reference, what counts as right}
     sought: collections.Counter  # {whether a passage holds it: how many answers}
     left_out: collections.Counter  # {reason: how many}
 
 
-def unify(passage):
-    """Return a passage as training looks for answers in it: its separators are commas."""
-    return re.sub(SEPARATORS, ',', passage)
-
-
-def reading(answer, unified):
+def reading(answer, passage):
     """Return what a passage holds of what an answer may have been, the likeliest; '' if nothing.
 
-    As training does, all parts are looked for, each by itself. The full stop of a sentence may
-    have been added to the answer; a spreadsheet may have made a number of a date, or `.0` of a
-    whole number.
+    As training does, all parts are looked for, each by itself, where separators are commas. The
+    full stop of a sentence may have been added to the answer; a spreadsheet may have made a number
+    of a date, or `.0` of a whole number.
     """
-    readings = [answer]
+    unified, readings = re.sub(SEPARATORS, ',', passage), [answer]
     if answer.endswith('。'):
         readings.append(answer[:-1].rstrip())
-    if re.fullmatch(SPREADSHEET, answer):
+    if from_spreadsheet(answer):
         number = answer[:-2]
         if len(number) < 6:  # of days
             date = datetime.date(1899, 12, 30) + datetime.timedelta(int(number))
@@ -61,7 +61,7 @@ def reading(answer, unified):
 
 
 def convert(source):
-    """Let each passage give the first of its answers that it holds.
+    """Let each passage give the first of its answers that it holds; one of our own gives its own.
 
     source: as `formats.read` returns it. Returns Converted.
     """
@@ -70,8 +70,7 @@ def convert(source):
     for number, question in enumerate(source.questions, 1):
         held, passages = {}, []
         for text, answers in question.passages:
-            unified = unify(text)
-            found = {answer: reading(answer, unified) for answer in answers}
+            found = {answer: reading(answer, text) for answer in answers}
             held.update((answer, as_read) for answer, as_read in found.items() if as_read)
             given = answers if source.as_it_stands else [*filter(None, found.values())]
             passages.append({'passage': text, 'answer': given[0] if given else ''})
@@ -82,15 +81,13 @@ def convert(source):
             repeats[question.id] += 1
             name = f'{question.id}#{repeats[question.id] + 1}'
         converted.records.append({'id': name, 'question': question.text, 'passages': passages})
-        converted.accepted[name] = [*dict.fromkeys(right_answers(question.accepted, held))]
+        # a number that a spreadsheet made and no passage holds is nobody's answer
+        right = [each for each in question.accepted if each in held or not from_spreadsheet(each)]
+        right = [*dict.fromkeys(held.get(answer, answer) for answer in right)]
+        converted.accepted[name] = Reference(right[0] if right else '', tuple(right))
+    if source.as_it_stands:
+        converted.accepted.update(dataset_answers(converted.records))
     return converted
-
-
-def right_answers(accepted, held):
-    """Yield accepted answers as they are read, {answer: reading} where a passage holds it."""
-    for answer in accepted:
-        if answer in held or not re.fullmatch(SPREADSHEET, answer):  # else nobody gave it
-            yield held.get(answer, answer)
 
 
 def add_negatives(converted, count, seed):
@@ -104,13 +101,12 @@ def add_negatives(converted, count, seed):
     for record in records:
         own = {passage['passage'] for passage in record['passages']}
         answers = {re.sub(SEPARATORS, ' ', passage['answer']) for passage in record['passages']}
-        answers = {*filter(None, answers), *converted.accepted[record['id']]}
-        drawn = rng.sample(range(len(pool)), min(len(pool), 20 * count + 100))
+        answers = {*filter(None, answers), *converted.accepted[record['id']].variants}
+        drawn = rng.sample(pool, min(len(pool), 20 * count + 100))
         fit = (
-            pool[place]
-            for place in drawn
-            if pool[place] not in own
-            and not any(reading(answer, unify(pool[place])) for answer in answers)
+            text
+            for text in drawn
+            if text not in own and not any(reading(answer, text) for answer in answers)
         )
         chosen = [{'passage': text, 'answer': ''} for text in itertools.islice(fit, count)]
         record['passages'].extend(chosen)
@@ -118,11 +114,11 @@ def add_negatives(converted, count, seed):
 
 
 def as_official_answers(accepted):
-    """Return {id: list of answers} as the text of a file like `qid_answer_expand`."""
+    """Return {id: Reference} as the text of a file like `qid_answer_expand`."""
     lines = []
-    for name, answers in accepted.items():
-        answers = [re.sub('[\t\r\n|]', ' ', answer) for answer in answers] or ['']
-        lines.append(f'{name}\t{answers[0]}\t{"|".join(answers)}\n')
+    for name, right in accepted.items():
+        answers = [re.sub('[\t\r\n|]', ' ', answer) for answer in (right.answer, *right.variants)]
+        lines.append(f'{name}\t{answers[0]}\t{"|".join(answers[1:])}\n')
     return ''.join(lines)
 
 
@@ -132,19 +128,16 @@ def write(output, converted):
         with open(unfinished, 'w', encoding='utf-8') as file:
             json.dump(converted.records, file, ensure_ascii=False, indent=1)
             file.write('\n')
-        if any(converted.accepted.values()):
-            answers = as_official_answers(converted.accepted).encode('utf-8')
+        if any(right.variants for right in converted.accepted.values()):
             with atomic_write(f'{output}.answers') as unfinished, open(unfinished, 'wb') as file:
-                file.write(answers)
+                file.write(as_official_answers(converted.accepted).encode('utf-8'))
 
 
 def report(converted):
     """Print what was found and what was left out to standard error, one line each."""
-    passages = [passage for record in converted.records for passage in record['passages']]
-    answered = sum(any(p['answer'] for p in record['passages']) for record in converted.records)
-    questions = f'questions: {len(converted.records)}, answered: {answered}'
-    answered = sum(bool(passage['answer']) for passage in passages)
-    log(f'{questions}; passages: {len(passages)}, answered: {answered}')
+    held = [[bool(each['answer']) for each in entry['passages']] for entry in converted.records]
+    questions = f'questions: {len(held)}, answered: {sum(map(any, held))}'
+    log(f'{questions}; passages: {sum(map(len, held))}, answered: {sum(map(sum, held))}')
     sought = converted.sought
     log(f'answers that no passage holds: {sought[False]} of {sum(sought.values())}')
     left_out = (f'{reason}: {count}' for reason, count in converted.left_out.items() if count)

@@ -1,17 +1,19 @@
-"""A BERT: its configuration, vocabulary and checkpoint, and the weights that training keeps."""
+"""A BERT: its vocabulary, configuration and weights, and bert4keras's model of them."""
 
 import json
 import os
+import types
 
-import h5py
 import numpy as np
 
-from evaluate_sogou import UserError, log, read_text
+from evaluate_sogou import UserError
 
-from .checkpoints import opened
-from .files import digest, durable_write, first_line, plainly_named
+from . import checkpoints
+from .console import log
+from .files import digest, first_line, plainly_named, read_text
 from .keras2 import bert4keras, keras, tf
-from .settings import is_trained
+from .paths import ORIGINAL
+from .trained import CONFIG, VOCABULARY, WEIGHTS, unusable
 
 LARGEST = {  # sizes of a BERT; larger ones are mistakes, and would take all memory, or hours
     'max_position_embeddings': 2**17, 'num_hidden_layers': 100, 'hidden_size': 2**15,
@@ -21,7 +23,6 @@ LARGEST = {  # sizes of a BERT; larger ones are mistakes, and would take all mem
 OPTIONAL = 'embedding_size', 'type_vocab_size'
 # of bert4keras and Keras, about a configuration
 ERRORS = ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError
-SEAL = b'\nSHA-256 '  # and the sum follow the weights, where HDF5 does not look
 SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
 
 
@@ -37,7 +38,7 @@ def load_tokenizer(path):
     missing = [token for token in SPECIAL if token not in tokens]
     if missing:
         expected = 'expected the vocab.txt of a BERT, one token a line'
-        raise UserError(f'{path}: lacks {", ".join(missing)}; {expected}')
+        raise unusable(path, f'lacks {", ".join(missing)}', expected)
     ids = {token: i for i, token in enumerate(tokens)}
     kept = dict.fromkeys(SPECIAL)
     kept.update(dict.fromkeys(token for token in sorted(ids, key=ids.get) if _may_occur(token)))
@@ -88,53 +89,57 @@ class Blank(bert4keras.models.BERT):
 def build_bert(files, checkpoint, keep_tokens, vocabulary_size, longest):
     """Build bert4keras's BERT under a UniLM mask (https://arxiv.org/abs/1905.03197).
 
-    files: settings.Files; checkpoint: path, a BERT's or of what `save_best` wrote, '' for random
-    weights, None for zeros, to be loaded later; keep_tokens: the rows of the vocabulary to keep,
-    None for all; vocabulary_size: rows it has; longest: tokens that a sequence may have. Returns a
-    Keras model, [token_ids, segment_ids] [batch, length] to probabilities of the next token,
-    float32 [batch, length, len(keep_tokens)].
+    files: paths.Files; checkpoint: path, a BERT's or a trained reader's, '' for random weights,
+    None for zeros, to be loaded later; keep_tokens: the rows of the vocabulary to keep, None for
+    all; vocabulary_size: rows it has; longest: tokens that a sequence may have. Returns a Keras
+    model, [token_ids, segment_ids] [batch, length] to probabilities of the next token, float32
+    [batch, length, len(keep_tokens)].
     Raises UserError on a misfit.
     """
     config = files.config
+    sizes = read_config(config)
+    if sizes['vocab_size'] != vocabulary_size:
+        raise UserError(_misfit(files, config, sizes['vocab_size'], vocabulary_size))
+    if sizes['max_position_embeddings'] < longest:
+        has = f'{sizes["max_position_embeddings"]} max_position_embeddings'
+        cure = 'lower max_p_len, max_q_len or max_a_len'
+        raise UserError(f'{config}: {has}, but {longest} tokens are to be read; {cure}')
+    stddev = sizes.pop('initializer_range')
+    options = {'model': Blank, 'application': 'unilm', 'keep_tokens': keep_tokens}
+    # AutoGraph takes seconds, and there is nothing for it
+    build = tf.autograph.experimental.do_not_convert(bert4keras.models.build_transformer_model)
     try:
-        sizes = json.loads(read_text(config))
-        if not isinstance(sizes, dict):
-            raise ValueError('no {"vocab_size", ...}')
-        if sizes['vocab_size'] != vocabulary_size:
-            raise UserError(_misfit(files, config, sizes['vocab_size'], vocabulary_size))
-        sizes = _checked(sizes)
-        if sizes['max_position_embeddings'] < longest:
-            has = f'{sizes["max_position_embeddings"]} max_position_embeddings'
-            cure = 'lower max_p_len, max_q_len or max_a_len'
-            raise UserError(f'{config}: {has}, but {longest} tokens are to be read; {cure}')
-        stddev = sizes.pop('initializer_range')
-        options = {'model': Blank, 'application': 'unilm', 'keep_tokens': keep_tokens}
-        # AutoGraph takes seconds, and there is nothing for it
-        build = tf.autograph.experimental.do_not_convert(bert4keras.models.build_transformer_model)
-        transformer = build(**{**sizes, **options, 'return_keras_model': False})
+        model = build(**{**sizes, **options})
     except ERRORS as error:
         raise _no_configuration(config, error) from None
-    if checkpoint and is_trained(checkpoint):
-        load_weights(checkpoint, transformer.model, bert_digest(files))
-    elif checkpoint:
-        _load_checkpoint(transformer, files, checkpoint, keep_tokens, vocabulary_size)
+    if checkpoint:
+        load_weights(model, files, checkpoint, keep_tokens, vocabulary_size)
     elif checkpoint == '':
         log('no checkpoint: BERT starts from random weights')
-        for weight in transformer.model.weights:
+        for weight in model.weights:
             if weight.shape.rank == 2:
                 weight.assign(tf.random.truncated_normal(weight.shape, stddev=stddev))
-    return transformer.model
+    return model
+
+
+def read_config(path):
+    """Return what bert4keras shall know of a configuration, a dict. Raises UserError."""
+    try:
+        config = json.loads(read_text(path))
+        if not isinstance(config, dict):
+            raise ValueError('no {"vocab_size", ...}')
+        return _checked(config)
+    except ERRORS as error:
+        raise _no_configuration(path, error) from None
 
 
 def _no_configuration(path, error):
     """Return the UserError for an exception that came of a configuration."""
-    what = f'{type(error).__name__}: {first_line(error)}'
-    cure = 'take the one that its BERT came with'
-    return UserError(f'{path}: not a BERT configuration ({what}); {cure}')
+    what = f'not a BERT configuration ({type(error).__name__}: {first_line(error)})'
+    return unusable(path, what, 'take the one that its BERT came with')
 
 
 def _checked(config):
-    """Return what bert4keras shall know of a configuration, a dict. Raises ValueError."""
     sizes = {'vocab_size': int(config['vocab_size'])}
     for name, largest in LARGEST.items():
         value = config.get(name) if name in OPTIONAL else config[name]
@@ -179,128 +184,87 @@ def _misfit(files, path, size, vocabulary_size):
     return f'{has}; take both from one BERT, with no line more or less'
 
 
-def _load_checkpoint(transformer, files, checkpoint, keep_tokens, vocabulary_size):
-    """Load the weights that a BERT is published with and check that every one arrived.
+def variables_of(model):
+    """Return {Google's name: tf.Variable} of bert4keras's BERT."""
+    count = sum(layer.name.endswith('-FeedForward') for layer in model.layers)
+    # all that it asks for
+    shape = types.SimpleNamespace(num_hidden_layers=count)
+    mapping = bert4keras.models.BERT.variable_mapping(shape)
+    variables = {}
+    for layer in model.layers:
+        if layer.name in mapping:
+            variables.update(zip(mapping[layer.name], layer.weights, strict=True))
+    return variables
+
+
+def load_weights(model, files, checkpoint, keep_tokens, vocabulary_size):
+    """Load the weights of a BERT, a trained one too, and check that every one arrived.
 
     Raises UserError that names the variable that is missing or does not fit, or the two sizes of
-    the vocabulary.
+    the vocabulary, or where weights were trained with another configuration or vocabulary.
     """
+    if os.path.basename(checkpoint) == ORIGINAL:
+        _load_original(model, checkpoint)
+        return
     of_tokens = 'bert/embeddings/word_embeddings', 'cls/predictions/output_bias'
-    with opened(checkpoint) as variables:
-        for layer, names in transformer.variable_mapping().items():
-            if layer not in transformer.layers:
-                continue
-            weights = transformer.layers[layer].trainable_weights
-            for weight, name in zip(weights, names, strict=True):
-                if name not in variables:
-                    what = f'no BERT with its masked language model (no {name} in it)'
-                    raise UserError(f'{checkpoint}: {what}; data/README.md names some')
-                value = variables[name]()
-                if name in of_tokens and value.ndim:
-                    if len(value) != vocabulary_size:
-                        raise UserError(_misfit(files, checkpoint, len(value), vocabulary_size))
-                    value = value if keep_tokens is None else value[keep_tokens]
-                if value.shape != weight.shape:
-                    misfit = f'{name} is {value.shape}, but bert_config.json means'
-                    cure = 'take both from one BERT'
-                    raise UserError(f'{checkpoint}: {misfit} {weight.shape}; {cure}')
-                weight.assign(value)
+    with checkpoints.opened(checkpoint) as (variables, described):
+        if described and described != bert_digest(files):
+            others = f'trained with others than {files.config} and {files.vocabulary}'
+            cure = 'take the files that lay beside it, or copy it again'
+            raise UserError(f'{checkpoint}: {others}; {cure}')
+        for name, variable in variables_of(model).items():
+            if name not in variables:
+                what = f'no BERT with its masked language model (no {name} in it)'
+                raise unusable(checkpoint, what, 'data/README.md names some')
+            value = variables[name]()
+            # a trained reader's are of the simplified vocabulary, as its digest is
+            if name in of_tokens and value.ndim and not described:
+                if len(value) != vocabulary_size:
+                    raise UserError(_misfit(files, checkpoint, len(value), vocabulary_size))
+                value = value if keep_tokens is None else value[keep_tokens]
+            if value.shape != variable.shape:
+                misfit = f'{name} is {value.shape}, but {files.config} means {variable.shape}'
+                raise unusable(checkpoint, misfit, 'take both from one BERT')
+            variable.assign(value)
 
 
-# ------------------------------------------------------------------------------------ best weights
+def _load_original(model, path):
+    """Load what the original script has saved, in Keras's formats."""
+    log(f'{path}: without a digest; see that it is of this BERT and vocabulary')
+    try:
+        with plainly_named(path) as plain:
+            status = model.load_weights(plain)
+        if status:  # TensorFlow's format loads what it finds
+            status.assert_existing_objects_matched()
+        if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+            raise ValueError('it holds what is no number')
+    except (*checkpoints.ERRORS, AssertionError) as error:
+        misfit = f'does not fit this model ({first_line(error)})'
+        cure = 'use the files and constants it was trained with'
+        raise UserError(f'{path}: {misfit}; {cure}') from None
+
+
+# ------------------------------------------------------------------------------- a trained reader
+
+
+def describe(files):
+    """Return what a trained reader's BERT is: sizes, a dict, and tokens, of its vocabulary."""
+    tokenizer, keep_tokens, _ = load_tokenizer(files.vocabulary)
+    return {**read_config(files.config), 'vocab_size': len(keep_tokens)}, [*tokenizer._token_dict]
 
 
 def bert_digest(files):
-    """Return a digest of a BERT's configuration and vocabulary, of settings.Files.
-
-    The weights alone show neither heads nor tokens.
-    """
-    try:
-        config = json.dumps(json.loads(read_text(files.config)), sort_keys=True)
-    except (RecursionError, ValueError) as error:
-        raise _no_configuration(files.config, error) from None
-    tokens = '\n'.join(read_text(files.vocabulary).split())
-    return digest([config.encode(), tokens.encode()])
+    """Return a digest of what `describe` says: weights alone show neither heads nor tokens."""
+    return digest(json.dumps(part, sort_keys=True).encode() for part in describe(files))
 
 
 def save_best(output_dir, model, described):
-    """Write the best weights, all or nothing, and which BERT they are of, see `bert_digest`."""
-    with durable_write(os.path.join(output_dir, 'best_model.weights.h5')) as temporary:
-        try:
-            # HDF5 may crash where the disk is nearly full; macOS has no such call
-            if hasattr(os, 'posix_fallocate'):
-                # it adds 2 KB to each weight
-                size = 4 * model.count_params() + 4096 * (4 + len(model.weights))
-                with open(temporary, 'wb') as file:
-                    os.posix_fallocate(file.fileno(), 0, size)
-            model.save_weights(temporary)
-            with h5py.File(temporary, 'r+') as file:
-                file.attrs['bert'] = described
-            with open(temporary, 'ab') as file:
-                file.write(SEAL + _digest_of_file(temporary, file.tell()))
-        except RuntimeError as error:  # what h5py makes of a disk that is full
-            raise OSError(first_line(error)) from None
+    """Write the best weights, all or nothing; described: `bert_digest` of their BERT."""
+    checkpoints.save(os.path.join(output_dir, WEIGHTS), variables_of(model), described)
 
 
-def _check_seal(path):
-    """Raise ValueError where a file is not as `save_best` has sealed it."""
-    with open(path, 'rb') as file:
-        size = max(file.seek(0, os.SEEK_END) - len(SEAL) - 64, 0)
-        file.seek(size)
-        seal = file.read()
-    if seal.startswith(SEAL) and seal != SEAL + _digest_of_file(path, size):
-        raise ValueError('it is not as it was written')
-
-
-def _digest_of_file(path, size):
-    """Return the digest of the first bytes of a file, bytes."""
-    with open(path, 'rb') as file:
-        return digest(iter(lambda: file.read(min(size - file.tell(), 2**20)), b'')).encode()
-
-
-def load_best(output_dir, model, described):
-    """Load what `save_best` wrote, or the original script. Raises UserError where there is none."""
-    path = os.path.join(output_dir, 'best_model.weights.h5')
-    original = path.removesuffix('.h5')
-    if os.path.exists(path):
-        load_weights(path, model, described)
-    elif os.path.isfile(original) or os.path.isfile(f'{original}.index'):
-        log(f'{original}: without a digest; see that it is of this BERT and vocabulary')
-        load_weights(original, model, None)
-    else:
-        raise UserError(f'{path}: no such file; run train first, or give its output_dir')
-
-
-def load_weights(path, model, described):
-    """Load a file that `save_best` wrote, or Keras, without a digest, if `described` is None.
-
-    Raises UserError where it is of another BERT.
-    """
-    try:
-        if described is None:
-            with plainly_named(path) as plain:
-                status = model.load_weights(plain)
-            if status:  # TensorFlow's format loads what it finds
-                status.assert_existing_objects_matched()
-            if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-                raise ValueError('it holds what is no number')
-            return
-        _check_seal(path)
-        with h5py.File(path) as file:
-            if file.attrs.get('bert') != described:
-                what = 'bert_config.json or vocab.txt is not the one that it was trained with'
-                raise ValueError(what)
-        model.load_weights(path)
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        RuntimeError,
-        AssertionError,
-        tf.errors.OpError,
-    ) as error:
-        misfit = f'does not fit this model ({first_line(error)})'
-        cure = 'use the files and constants it was trained with'
-        damaged = 'if it is damaged, train in another output_dir'
-        raise UserError(f'{path}: {misfit}; {cure}; {damaged}') from None
+def load_best(output_dir, model, files):
+    """Load what `save_best` wrote into a model; files: the Files that it was made of."""
+    names = {'config': CONFIG, 'vocabulary': VOCABULARY}
+    paths = {key: os.path.join(output_dir, name) for key, name in names.items()}
+    load_weights(model, files._replace(**paths), os.path.join(output_dir, WEIGHTS), None, None)

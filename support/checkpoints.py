@@ -1,24 +1,24 @@
-"""The weights that a BERT is published with, by their names in Google's BERT; not their use."""
+"""Files of the weights of a BERT, read and written by their names in Google's BERT."""
 
 import contextlib
 import functools
+import json
+import math
 import re
 
-import h5py
 import numpy as np
 import safetensors
 
-from evaluate_sogou import UserError
-
-from .files import first_line, plainly_named
+from .files import durable_write, first_line, plainly_named
 from .keras2 import tf
+from .trained import unusable
 
 # of the libraries that read them
 ERRORS = (
     OSError, ValueError, TypeError, LookupError, RuntimeError, MemoryError,
     safetensors.SafetensorError, tf.errors.OpError,
 )  # fmt: skip
-CURE = 'download it again, see data/README.md'
+DOWNLOAD = 'download it again, see data/README.md'
 # what makes a name of Hugging Face's, PyTorch's or TensorFlow's, one of Google's
 RULES = (
     (r':0$', ''),
@@ -31,21 +31,30 @@ RULES = (
     (r'_embeddings/(weight|embeddings)$', '_embeddings'),
     (r'^cls/predictions/(decoder/)?bias$', 'cls/predictions/output_bias'),
 )
+# what makes one of Hugging Face's of these
+WRITTEN = (
+    (r'_embeddings$', '_embeddings/weight'),
+    (r'/layer_(\d+)/', r'/layer/\1/'),
+    (r'/(kernel|gamma)$', '/weight'),
+    (r'/beta$', '/bias'),
+    (r'/output_bias$', '/bias'),
+    (r'/', '.'),
+)
 
 
 @contextlib.contextmanager
 def opened(path):
     """Open a BERT's weights: model.safetensors, tf_model.h5, or TensorFlow's checkpoint.
 
-    Yields {Google's name: function that reads the value, float32}. Raises UserError where it is
-    none of these.
+    Yields {Google's name: function that reads the value, float32}, and the digest of its BERT that
+    `save` was given, if any. Raises UserError where it is none of these.
     """
     with contextlib.ExitStack() as stack:
         try:
-            names, read = _open(path, stack)
+            names, read, described = _open(path, stack)
         except ERRORS as error:
             what = f'no weights of a BERT ({first_line(error)})'
-            raise UserError(f'{path}: {what}; {CURE}') from None
+            raise unusable(path, what, DOWNLOAD) from None
         variables = {}
         for name in names:
             known = name
@@ -55,25 +64,52 @@ def opened(path):
             is_transposed = known.endswith('/weight')
             known = re.sub('/weight$', '/kernel', known)
             variables[known] = functools.partial(_read, path, read, name, is_transposed)
-        yield variables
+        yield variables, described
+
+
+def save(path, variables, described):
+    """Write model.safetensors, all or nothing, of {Google's name: tf.Variable} of a BERT.
+
+    described: a digest of its configuration and vocabulary. One weight after another, which takes
+    no memory; the library writes under names of its own, which a kill would leave behind. Its form:
+    https://github.com/huggingface/safetensors#format. Raises UserError where it cannot be written.
+    """
+    header, end = {'__metadata__': {'format': 'pt', 'bert': described}}, 0
+    for name, variable in variables.items():
+        shape = list(variable.shape)
+        begin, end = end, end + 4 * math.prod(shape)
+        shape = shape[::-1] if name.endswith('/kernel') else shape
+        for pattern, replacement in WRITTEN:
+            name = re.sub(pattern, replacement, name)
+        header[name] = {'dtype': 'F32', 'shape': shape, 'data_offsets': [begin, end]}
+    text = json.dumps(header).encode()
+    text += b' ' * (-len(text) % 8)
+    with durable_write(path) as temporary, open(temporary, 'wb') as file:
+        file.write(len(text).to_bytes(8, 'little') + text)
+        for name, variable in variables.items():
+            value = variable.numpy()
+            value = value.T if name.endswith('/kernel') else value
+            file.write(np.ascontiguousarray(value, '<f4'))  # or it would be written as it lies
 
 
 def _open(path, stack):
-    """Return the names of all values and a function that reads one by its name."""
+    """Return the names of all values, a function that reads one by its name, and the digest."""
     if path.endswith('.safetensors'):
         file = stack.enter_context(safetensors.safe_open(path, 'numpy'))
-        return list(file.keys()), file.get_tensor
+        return list(file.keys()), file.get_tensor, (file.metadata() or {}).get('bert')
     if path.endswith('.h5'):
-        file, names = stack.enter_context(h5py.File(path)), []
+        import h5py  # not before keras2 has said that Keras's own files are opened without locks
+
+        file, names = stack.enter_context(h5py.File(path, locking=False)), []
 
         def note(name, entry):
             if isinstance(entry, h5py.Dataset) and isinstance(name, str):  # bytes: no text
                 names.append(name)
 
         file.visititems(note)
-        return names, lambda name: file[name][()]
+        return names, lambda name: file[name][()], None
     reader = tf.train.load_checkpoint(stack.enter_context(plainly_named(path)))
-    return list(reader.get_variable_to_shape_map()), reader.get_tensor
+    return list(reader.get_variable_to_shape_map()), reader.get_tensor, None
 
 
 def _read(path, read, name, is_transposed):
@@ -81,7 +117,7 @@ def _read(path, read, name, is_transposed):
         value = np.asarray(read(name), np.float32)
     except ERRORS as error:
         what = f'{name} cannot be read ({first_line(error)})'
-        raise UserError(f'{path}: {what}; {CURE}') from None
+        raise unusable(path, what, DOWNLOAD) from None
     if not np.isfinite(value).all():
-        raise UserError(f'{path}: {name} holds what is no number; {CURE}')
+        raise unusable(path, f'{name} holds what is no number', DOWNLOAD)
     return value.T if is_transposed else value

@@ -1,4 +1,4 @@
-"""Files that survive a power cut, locks, digests, and errors of libraries in one line."""
+"""Files read whole, written whole and to the disk; locks, digests, libraries' errors."""
 
 import contextlib
 import errno
@@ -11,12 +11,71 @@ import re
 import shutil
 import tempfile
 
-from evaluate_sogou import UserError, atomic_write, cannot_write, log
+from evaluate_sogou import UserError
+
+from .console import log
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None
+
+PACKED = {  # the first bytes of files that programs have compressed, and what unpacks them
+    b'\x1f\x8b': 'gunzip',
+    b'PK\x03\x04': 'unzip',
+    b'BZh91AY&SY': 'bunzip2',
+    b'\xfd7zXZ\x00': 'unxz',
+    b'(\xb5/\xfd': 'unzstd',
+}
+
+
+def read_text(path):
+    """Return a UTF-8 file without byte order mark. Raises UserError where it cannot be read."""
+    try:
+        with open(path, 'rb') as file:
+            content = file.read()
+        for first_bytes, program in PACKED.items():
+            if content.startswith(first_bytes):
+                raise UserError(f'{path}: compressed; unpack it with {program}')
+        return content.decode('utf-8-sig')  # Windows editors begin a file with such a mark
+    except FileNotFoundError:
+        raise UserError(f'{path}: no such file; check the path') from None
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path}: not UTF-8 at byte {error.start}; save it as UTF-8') from None
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}); check the path') from None
+
+
+@contextlib.contextmanager
+def atomic_write(path, follow=True):
+    """Let a file appear complete or not at all; a folder too, where nothing is of that name.
+
+    follow: whether a link stays one and what it names is replaced, or the link is. Yields another
+    name to write it under. Raises UserError where it cannot be written.
+    """
+    target = os.path.realpath(path) if follow else path
+    temporary = os.path.join(os.path.dirname(target), f'.unfinished.{os.path.basename(path)}')
+    try:
+        if os.path.islink(temporary):  # or what it names would be written
+            os.remove(temporary)
+        is_ours = not follow and os.path.islink(path)
+        usual = is_ours or os.path.isfile(path) or os.path.isdir(path)
+        if os.path.exists(path) and not usual:
+            yield path  # a device or a pipe, which nothing can take the place of
+        else:
+            yield temporary
+            os.replace(temporary, target)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        if os.path.isfile(temporary):
+            os.remove(temporary)
+
+
+def cannot_write(path, error):
+    """Return the UserError for an OSError that came while a file was written."""
+    reason = os.strerror(error.errno) if error.errno else error  # h5py's own has several lines
+    return UserError(f'{path}: cannot be written ({reason}); make room or choose another')
 
 
 @contextlib.contextmanager
@@ -118,7 +177,13 @@ def _lock(descriptor, path, is_folder):
         raise UserError(f'{path}: another run is at work here; {cure}') from None
     except OSError as error:  # some file systems have no locks
         if not is_folder:  # NFS has them for files only
-            log(f'{path}: cannot be locked ({error.strerror}); let no other run work here')
+            _say_unguarded(os.path.dirname(path) or '.', error.strerror)
+
+
+@functools.cache  # training locks several files of its folder; one line is enough
+def _say_unguarded(folder, reason):
+    what = f'files cannot be locked here ({reason}), so nothing guards against a second run'
+    log(f'{folder}: {what}; start none')
 
 
 @contextlib.contextmanager
@@ -152,11 +217,6 @@ def digest_of(model, *data):
     contents = (json.dumps(entry).encode() for entries in data for entry in entries)
     weights = (weight.numpy() for weight in (model.weights if model else ()))
     return digest(itertools.chain(contents, weights))
-
-
-def one_line(text):
-    """Return a text without what would break a tab-separated line."""
-    return re.sub('[\x00-\x1f\x85\u2028\u2029]', ' ', text)
 
 
 def first_line(error):

@@ -11,7 +11,7 @@ import signal
 import sys
 import warnings
 
-from evaluate_sogou import open_closed_streams
+from .console import open_closed_streams
 
 # what TensorFlow says in good times, of its versions and the machine
 GOOD_NEWS = rb'(?m)^(WARNING: All log messages before absl|[IW]\d{4} |To enable the following).*\n?'
@@ -80,6 +80,8 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 # else large tensors go back to the system, and every operation pays for fresh pages
 os.environ.setdefault('TF_CPU_ALLOCATOR_USE_BFC', 'true')
+# some file systems have no locks
+os.environ.setdefault('HDF5_USE_FILE_LOCKING', 'FALSE')
 _own = {
     # only 0.11.5 is to take `tensorflow.keras`
     'TF_KERAS': str(int(importlib.metadata.version('bert4keras') != '0.8.1')),

@@ -13,13 +13,14 @@ import zlib
 
 from tqdm import tqdm
 
-from evaluate_sogou import Tally, UserError, escaped, log, read_text, score_answer
+from evaluate_sogou import Tally, UserError, score_answer
 
-from .files import digest_of, lock, one_line, write_durably
+from .console import escaped, log, one_line
+from .files import digest_of, lock, read_text, write_durably
 from .process import rank_and_world_size
 from .records import parse_line, unanswerable
 from .report import Page
-from .settings import fixed
+from .trained import fixed
 
 COMPLETE = '{"complete": true}'  # the last line of a shard, before its checksum
 

@@ -9,8 +9,9 @@ import signal
 import sys
 import threading
 
-from evaluate_sogou import UserError, exit_status, open_closed_streams
+from evaluate_sogou import UserError
 
+from .console import exit_status, open_closed_streams
 from .files import first_line
 
 # {what pip installs: what is imported}

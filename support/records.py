@@ -8,12 +8,16 @@ import os
 import re
 import typing
 
-from evaluate_sogou import Reference, UserError, load_official_answers, log, read_text
+from evaluate_sogou import Reference, UserError, load_official_answers
 
-from .files import write_durably
-from .formats import NO_ANSWERS, name_of_format
+from .console import log
+from .files import read_text, write_durably
 from .process import rank_and_world_size
 
+SEPARATORS = '[ 、；，]'  # each is read as a comma, see `unify_separators` of the script
+NO_ANSWERS = {'no_answer', 'no answer', 'noanswer', '无答案'}
+HALF_CHARACTER = '[\ud800-\udfff]'  # a lone surrogate
+CONVERT = 'of another form it may be one for python data/convert.py {} NEW.json'
 DEEPEST = 100  # levels of a record: what Python reads, it might not be able to write
 AS_IT_STANDS = operator.itemgetter('passage')
 
@@ -25,16 +29,9 @@ def load_questions(path, passage_text=AS_IT_STANDS, labelled=True):
     its "passage". Records that lack an id, a question or passages are kept, see `defects`, and
     named in one line. An answer that is a list becomes its parts, separated by one space. Unless
     `labelled`, one that is missing or of another type becomes ''. Raises UserError for anything
-    else; it names the format of a public file that convert.py can read.
+    else.
     """
-    try:
-        records = _load(path, labelled)
-    except UserError:
-        known = name_of_format(path)
-        if not known:
-            raise
-        convert = f'python data/convert.py {path} NEW.json'
-        raise UserError(f'{path}: the format of {known}; convert it first: {convert}') from None
+    records = _load(path, labelled)
     for record in records:
         _take_text(record, passage_text)
     return records
@@ -49,7 +46,7 @@ def _load(path, labelled):
     records = _load_json(path, labelled)
     if not isinstance(records, list) or not records:
         expected = 'expected a list of records with at least one, see data/README.md'
-        raise UserError(f'{path}: {expected}')
+        raise UserError(f'{path}: {expected}; {CONVERT.format(path)}')
     positions = {}
     for number, record in enumerate(records, 1):
         place = f'{path}: record {number} of {len(records)}'
@@ -63,7 +60,8 @@ def _load(path, labelled):
     if all(map(unanswerable, records)):
         keys = ', '.join(repr(key[:30]) for key in [*records[0]][:10]) or 'none'
         expected = 'expected "id", "question" and "passages"'
-        raise UserError(f'{path}: no record has question and passages; keys: {keys}; {expected}')
+        found = f'no record has question and passages; keys: {keys}'
+        raise UserError(f'{path}: {found}; {expected}; {CONVERT.format(path)}')
     _name_incomplete(records, path, labelled)
     _take_as_none(records, path)
     return records
@@ -86,9 +84,11 @@ def _load_json(path, labelled):
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         place = f'line {error.lineno}, column {error.colno}'
-        cure = 'download it again, see data/README.md'
-        if not labelled:
-            cure = 'expected the format of data/README.md'
+        cure = 'expected the format of data/README.md'
+        if labelled:
+            cure = 'download it again, see data/README.md'
+        if error.msg == 'Extra data':  # JSON lines, say
+            cure = CONVERT.format(path)
         raise UserError(f'{path}: not JSON at {place} ({error.msg}); {cure}') from None
     except (RecursionError, ValueError):
         what = 'nested too deeply, or a number too long'
@@ -192,7 +192,7 @@ def _is_nested(value, levels):
 def _check_string(value, place):
     if not isinstance(value, str):
         raise UserError(f'{place} is {_kind(value)}; expected a string')
-    if not value.isascii() and any('\ud800' <= character <= '\udfff' for character in value):
+    if re.search(HALF_CHARACTER, value):
         raise UserError(f'{place} holds half a character (a lone surrogate); mend the text')
     return value
 
@@ -220,7 +220,7 @@ def as_asked(question, passages, passage_text=AS_IT_STANDS):
     for name, text in named:
         if not isinstance(text, str):
             raise TypeError(f'{name}: expected a str, got {text!r:.40}')
-        if not text.isascii() and re.search('[\ud800-\udfff]', text):
+        if re.search(HALF_CHARACTER, text):
             raise ValueError(f'{name}: holds half a character, a lone surrogate')
     if not question.strip():
         raise ValueError('question: is empty')

@@ -11,7 +11,7 @@ import unicodedata
 
 from evaluate_sogou import norm
 
-from .files import one_line
+from .console import one_line
 
 TEMPLATE = os.path.join(os.path.dirname(__file__), 'report.html')
 KINDS = {  # what went wrong, and what that means; the first one that fits

@@ -10,11 +10,13 @@ import shutil
 import signal
 import time
 
-from evaluate_sogou import UserError, log, read_text
+from evaluate_sogou import UserError
 
-from .files import digest, durable_write, first_line, plainly_named
+from .console import log
+from .files import digest, durable_write, first_line, plainly_named, read_text
 from .keras2 import keras, tf
 from .process import takes_signals
+from .trained import WEIGHTS
 
 # what may come of a damaged backup
 ERRORS = (
@@ -73,7 +75,7 @@ class Backups:
                     made = f'{backup}: made with {name} = {before!r}, now {value!r}'
                     raise UserError(f'{made}; change that back, or {afresh}')
             vars(self.state).update(vars(State(**saved['state'])))
-            best = os.path.join(self.output_dir, 'best_model.weights.h5')
+            best = os.path.join(self.output_dir, WEIGHTS)
             if self.state.log and not os.path.exists(best):
                 raise UserError(f'{best} has gone; put it back, or {afresh}')
             with plainly_named(os.path.join(backup, 'weights')) as path:

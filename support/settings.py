@@ -1,30 +1,27 @@
-"""The command line over a class of constants: types, checks, overrides, and the files they mean.
+"""The command line over a class of constants: types, checks, overrides.
 
 A constant's type says what is allowed: `Whole[1]`, `Positive`, `Path`, a Literal, or plain int,
 float, str, bool.
 """
 
 import argparse
-import collections
 import dataclasses
 import difflib
 import inspect
 import json
 import math
 import os
-import platform
-import re
 import signal
 import sys
 import typing
 
-from evaluate_sogou import Parser, UserError, exit_status, log, read_text
+from evaluate_sogou import UserError
 
-from .files import write_durably
+from .console import Parser, exit_status, log
+from .files import read_text
+from .paths import DATA, locate_files
 from .process import prepare_process, require_packages
-
-DATA = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'data')
-
+from .trained import READER, check_names, not_as_written, trained_constants
 
 # --------------------------------------------------------------------------------------- the types
 
@@ -91,29 +88,6 @@ def check(constants):
         of_type = type(value) is python or (python is float and type(value) is int)
         if not of_type or not rule.allows(value):
             raise UserError(f'{name} = {value!r:.80}: expected {rule.expected}')
-
-
-# a run may be resumed with another value of these
-MAY_DIFFER = (
-    'data_dir', 'train_data', 'valid_data', 'config_path', 'checkpoint_path', 'dict_path',
-    'output_dir', 'epochs', 'accumulate_steps', 'backup_minutes', 'report',
-)  # fmt: skip
-# what was trained is read with the values that it was trained with, unless others are given
-TRAINED = 'max_p_len', 'passage_stride', 'max_q_len', 'max_a_len', 'mode'
-
-
-def check_names(constants):
-    """Raise UserError where one of the lists above has a name that no constant has."""
-    unknown = [name for name in MAY_DIFFER + TRAINED if name not in rules(constants)]
-    if unknown:
-        line = f'{", ".join(unknown)}: no constant has this name'
-        raise UserError(f'{line}; mend MAY_DIFFER and TRAINED in support/settings.py')
-
-
-def fixed(constants):
-    """Return {name: value} of the constants that a run must be resumed with."""
-    every = vars(constants).items()
-    return {name: value for name, value in every if name not in MAY_DIFFER}
 
 
 # -------------------------------------------------------------------------------- the command line
@@ -247,10 +221,15 @@ def configure(constants, overrides, command='train'):
     files = locate_files(chosen, command)
     changes = {}
     if command != 'train':
-        config = os.path.join(chosen.output_dir, CONFIG)
-        for name, value in _trained_with(chosen, config).items():
+        reader = os.path.join(chosen.output_dir, READER)
+        trained = trained_constants(chosen.output_dir)
+        try:
+            check(dataclasses.replace(chosen, **trained))
+        except UserError as error:
+            raise not_as_written(reader, error) from None
+        for name, value in trained.items():
             if name not in overrides and getattr(chosen, name) != value:
-                changes[name] = value, f'by {config}'
+                changes[name] = value, f'by {reader}'
     reads_demo = chosen.valid_data == 'auto'
     if files.demo and (command == 'train' or (command == 'eval' and reads_demo)):
         notes.insert(0, DEMO if reads_demo else DEMO_BERT)
@@ -262,146 +241,3 @@ def configure(constants, overrides, command='train'):
         notes.append(f'{name} = {value!r} instead of {getattr(chosen, name)!r}, {why}')
         chosen = dataclasses.replace(chosen, **{name: value})
     return chosen, files, notes
-
-
-def _trained_with(constants, config):
-    """Return {name: value} of the constants in TRAINED as `write_config` wrote them."""
-    if not os.path.exists(config):
-        return {}
-    try:
-        trained = json.loads(read_text(config))['constants']
-        values = {name: trained[name] for name in TRAINED if name in trained}
-        check(dataclasses.replace(constants, **values))
-    except (ValueError, TypeError, KeyError, RecursionError, UserError) as error:
-        what = f'not what train writes ({type(error).__name__}: {error})'
-        raise UserError(f'{config}: {what}; copy it again from where it was trained') from None
-    return values
-
-
-# --------------------------------------------------------------------------------------- the files
-
-
-FILE_NAMES = {
-    'webqa': 'WebQA.json', 'sogouqa': 'SogouQA.json', 'config': 'bert_config.json',
-    'checkpoint': 'bert_model.ckpt', 'vocabulary': 'vocab.txt',
-    'official_answers': 'qid_answer_expand',
-}  # fmt: skip
-CONFIG = 'config.json'  # what `train` says of itself in `output_dir`; of Hugging Face's, a BERT's
-BEST = 'best_model.weights.h5'
-
-
-class Files(collections.namedtuple('Files', [*FILE_NAMES, 'demo'])):
-    """The paths that the constants mean, none of which need exist, and whether it is the demo."""
-
-
-def locate_files(constants, command='train'):
-    """Return the Files that a command means: the demo's as long as data/ holds no real ones.
-
-    Configuration and vocabulary stand beside the weights that are meant, where they stand there:
-    those of a checkpoint, or the trained ones, which all but `train` need.
-    """
-    given = {
-        'config': constants.config_path,
-        'checkpoint': _weights(constants.checkpoint_path),
-        'vocabulary': constants.dict_path,
-    }
-    weights = given['checkpoint'] if given['checkpoint'] not in ('auto', '') else None
-    if command != 'train':
-        weights = os.path.join(constants.output_dir, BEST)
-    named = {constants.data_dir, *given.values()} - {'auto'}
-    if is_trained(given['checkpoint']):  # on any data, also the demo's
-        named.remove(given['checkpoint'])
-    real = [os.path.join(DATA, name) for name in list(FILE_NAMES.values())[:5]]
-    folder, demo_folder = constants.data_dir, os.path.join(DATA, 'demo')
-    demo = not named and os.path.isdir(demo_folder) and not any(map(exists, real))
-    if folder == 'auto':
-        folder = demo_folder if demo else DATA
-    files = Files(*(os.path.join(folder, name) for name in FILE_NAMES.values()), demo)
-    if weights:
-        files = files._replace(**_beside(weights))
-    if command == 'train' and (constants.train_data == 'auto') != (constants.valid_data == 'auto'):
-        raise UserError('train_data and valid_data: give both, or none')
-    if constants.valid_data != 'auto':
-        answers = f'{constants.valid_data}.answers'  # as data/convert.py calls them
-        files = files._replace(sogouqa=constants.valid_data, official_answers=answers)
-    if constants.train_data != 'auto':
-        files = files._replace(webqa=constants.train_data)
-    return files._replace(**{name: path for name, path in given.items() if path != 'auto'})
-
-
-def require_order(constants):
-    """Raise UserError where validation questions are to be split off in an order that has gone."""
-    order = os.path.join(constants.output_dir, 'random_order.json')
-    if constants.valid_data == 'auto' and not os.path.exists(order):
-        raise UserError(f'{order}: no such file; copy it from where the weights were trained')
-
-
-def train_paths(constants, files):
-    """Return the paths of the data to train on beside SogouQA, or instead of it."""
-    return [files.webqa] if constants.train_data == 'auto' else constants.train_data.split(',')
-
-
-def is_trained(path):
-    """Whether a path is that of the weights that `train` keeps."""
-    return path.endswith('.weights.h5')
-
-
-def _weights(path):
-    """Return which file is meant by a folder of Hugging Face's, or any file of a checkpoint.
-
-    Raises UserError for a pickle, which may do anything when it is read.
-    """
-    if os.path.isdir(path):
-        names = 'model.safetensors', 'tf_model.h5', FILE_NAMES['checkpoint'], BEST
-        names = *names, 'pytorch_model.bin'
-        there = [name for name in names if exists(os.path.join(path, name))]
-        path = os.path.join(path, (there or names)[0])
-    if path.endswith('.bin'):
-        folder = os.path.dirname(path) or '.'
-        model = f"BertForPreTraining.from_pretrained('{folder}').save_pretrained('{folder}')"
-        convert = f'python -c "from transformers import BertForPreTraining; {model}"'
-        what = 'a pickle, which may run any program; convert it'
-        raise UserError(f'{path}: {what}, where torch and transformers are installed: {convert}')
-    return re.sub(r'\.(index|meta|data-\d{5}-of-\d{5})$', '', path)
-
-
-def _beside(weights):
-    """Return {'config', 'vocabulary'}, as far as they stand beside some weights."""
-    folder, found = os.path.dirname(weights), {}
-    # what `train` calls config.json is something else
-    names = [('config', FILE_NAMES['config']), ('vocabulary', FILE_NAMES['vocabulary'])]
-    if not is_trained(weights):
-        names.insert(0, ('config', CONFIG))
-    for name, filename in names:
-        if os.path.isfile(os.path.join(folder, filename)):
-            found[name] = os.path.join(folder, filename)
-    return found
-
-
-def exists(path):
-    """Whether a file, or a checkpoint of that name, exists."""
-    return os.path.isfile(path) or os.path.isfile(f'{path}.index')
-
-
-def require(*paths):
-    """Raise UserError that lists what is missing of `paths`; '' means that none is needed."""
-    missing = [path for path in paths if path and not exists(path)]
-    if missing:
-        cure = 'data/README.md says where to download it, or check the path'
-        raise UserError(f'missing: {", ".join(missing)}; {cure}')
-
-
-def write_config(constants, files, packages):
-    """Write what a trained reader needs elsewhere into `output_dir`.
-
-    Its BERT's configuration and vocabulary, and in config.json constants, files and the versions of
-    these packages.
-    """
-    for name in 'config', 'vocabulary':
-        text = read_text(getattr(files, name))
-        write_durably(os.path.join(constants.output_dir, FILE_NAMES[name]), text)
-    versions = {package.__name__: package.__version__ for package in packages}
-    versions['python'] = platform.python_version()
-    used = {'constants': vars(constants), 'files': files._asdict(), 'versions': versions}
-    text = json.dumps(used, ensure_ascii=False, indent=4)
-    write_durably(os.path.join(constants.output_dir, CONFIG), f'{text}\n')

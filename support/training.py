@@ -12,16 +12,24 @@ import sys
 
 import numpy as np
 
-from evaluate_sogou import UserError, cannot_write, log
+from evaluate_sogou import UserError
 
+from . import trained
 from .batches import Batches
-from .bert import bert_digest, load_best, save_best
-from .files import digest, digest_of, first_line, folder_lock, make_folder, write_durably
+from .bert import bert_digest, describe, load_best, save_best
+from .console import is_terminal, log
+from .files import (
+    cannot_write,
+    digest,
+    digest_of,
+    first_line,
+    folder_lock,
+    make_folder,
+    write_durably,
+)
 from .keras2 import bert4keras, keras, tf
 from .process import rank_and_world_size
 from .resume import BackUp, Backups, State, Stop
-from .settings import fixed, write_config
-from .terminal import is_terminal
 from .unilm import UniLM
 
 
@@ -261,10 +269,11 @@ class Run:
 
     def __init__(self, trainer, encode, train_data, valid_data, strategy, files, constants):
         self.trainer, self.strategy, self.constants = trainer, strategy, constants
+        self.files = files
         self.batches, self.state = Batches(train_data, encode, constants), State()
         self.model, self.described = trainer.trained, bert_digest(files)
         self.fixed = {
-            **fixed(constants),
+            **trained.fixed(constants),
             'the BERT': self.described,
             'the first weights': digest_of(self.model),
             'the data': digest_of(None, train_data + valid_data),
@@ -283,7 +292,8 @@ class Run:
         self.stop = Stop(self.backups, self.world_size)
         self._begin()
         if self.is_chief:
-            write_config(constants, files, [tf, keras, bert4keras, np])
+            packages = [tf, keras, bert4keras, np]
+            trained.describe(constants.output_dir, *describe(files), constants, files, packages)
         log(f'{len(train_data)} questions to train on, {len(valid_data)} to validate')
 
     def _begin(self):
@@ -314,7 +324,7 @@ class Run:
 
     def load_best(self):
         """Go back to the best weights."""
-        load_best(self.constants.output_dir, self.model, self.described)
+        load_best(self.constants.output_dir, self.model, self.files)
 
     def fit(self, evaluator):
         """Train to the end; evaluator: a callback that the first worker calls after an epoch."""

@@ -3,8 +3,7 @@
 import collections
 import unicodedata
 
-from evaluate_sogou import log
-
+from .console import log
 from .records import complete
 from .spans import window_starts
 

@@ -31,12 +31,13 @@ from reference_decoder import ReferenceDecoder
 from reference_training import build_train_model
 
 import task_reading_comprehension_by_seq2seq as task
-from support import batches, bert, records, settings
+from support import batches, bert, paths, records, trained
 from support.keras2 import keras, tf
 from support.spans import Question, Window
 
 VOCABULARY_SIZE = 13584  # of the simplified Chinese vocabulary
 SEP = 3
+WEIGHTS = 'weights.h5'  # what the processes are given
 BERT_BASE = {
     'hidden_size': 768, 'num_hidden_layers': 12, 'num_attention_heads': 12,
     'intermediate_size': 3072, 'hidden_act': 'gelu', 'max_position_embeddings': 512,
@@ -72,7 +73,7 @@ def build_model():
     """Return bert4keras's BERT-base under the UniLM mask, with random weights."""
     with tempfile.TemporaryDirectory() as folder:
         write_json({**BERT_BASE, 'vocab_size': VOCABULARY_SIZE}, folder, 'bert_config.json')
-        files = settings.locate_files(task.Constants(data_dir=folder))
+        files = paths.locate_files(task.Constants(data_dir=folder))
         keras.utils.set_random_seed(0)
         return bert.build_bert(files, '', None, VOCABULARY_SIZE, longest=512)
 
@@ -255,14 +256,14 @@ def build_reader(precision):
 def ours_reading(options):
     """Return what reads questions as the reader does, and returns the answers."""
     reader = build_reader(options.precision)
-    bert.load_best(options.folder, reader.model, '')
+    reader.model.load_weights(os.path.join(options.folder, WEIGHTS))
     return lambda part: [answer_of(result) for result in read_together(reader, part, options.topk)]
 
 
 def original_reading(options):
     """Return what reads questions as the original does, and returns the answers."""
     model, constants = build_model(), task.Constants()
-    bert.load_best(options.folder, model, '')
+    model.load_weights(os.path.join(options.folder, WEIGHTS))
     decoder = ReferenceDecoder(model, SEP, constants.max_a_len, constants.mode)
     decoder.forward = lambda batch: model.predict(batch, verbose=0)  # as the original calls it
     return lambda part: [decoder.answer(*question, options.topk) for question in part]
@@ -302,7 +303,7 @@ def reading(options):
     with tempfile.TemporaryDirectory() as options.folder:
         reader = build_reader('float32')
         make_decisive(reader.model, reader, load_token_ids(options.data, 100, task.Constants()))
-        bert.save_best(options.folder, reader.model, '')
+        reader.model.save_weights(os.path.join(options.folder, WEIGHTS))
         parts = [questions[i : i + 10] for i in range(0, len(questions), 10)]
         sides = reading_sides(options)
         rounds = interleave(sides, questions[:1], parts, len, seldom='same_switches')
@@ -394,7 +395,7 @@ def write_models(folder, data):
     Returns {prefix of the figures: (folder of the model, path of the questions)}.
     """
     demo, base = (os.path.join(folder, name) for name in ('demo', 'base'))
-    shutil.copytree(os.path.join(settings.DATA, 'demo'), demo)
+    shutil.copytree(os.path.join(paths.DATA, 'demo'), demo)
     models = {'demo_': (demo, os.path.join(demo, 'SogouQA.json'))}
     if data:
         os.mkdir(base)
@@ -402,20 +403,22 @@ def write_models(folder, data):
         write_json({**BERT_BASE, 'vocab_size': size}, base, 'bert_config.json')
         models[''] = base, data
     for prefix, (path, _) in models.items():
-        constants = task.Constants(data_dir=path, output_dir=path)
-        files = settings.locate_files(constants)
+        constants = task.Constants(data_dir=path, output_dir=os.path.join(path, 'output'))
+        files = paths.locate_files(constants)
         keras.utils.set_random_seed(0)
         model, tokenizer = task.build_model(files, files.checkpoint if prefix else '', constants)
         if not prefix:
             reader = task.ReadingComprehension(model, tokenizer, constants)
             make_decisive(model, reader, load_token_ids(data, 100, constants))
-        bert.save_best(path, model, bert.bert_digest(files))
+        os.mkdir(constants.output_dir)
+        trained.describe(constants.output_dir, *bert.describe(files), constants, files, [])
+        bert.save_best(constants.output_dir, model, bert.bert_digest(files))
     return models
 
 
 def answering(options):
     """Return what answers a record as a user's own program does."""
-    given = {'data_dir': options.folder, 'output_dir': options.folder}
+    given = {'data_dir': options.folder, 'output_dir': os.path.join(options.folder, 'output')}
     reader = task.load_reader(**given, precision=options.precision)
     return lambda record: reader.answer(*task.asked(record)).text
 
@@ -438,7 +441,7 @@ def first_and_second(folder, data, number, options):
     # with another name in each round, or the answers would stand there already
     path = write_json(asked[:1], folder, f'question_{number}.json')
     command = [sys.executable, task.__file__, 'predict', path, f'--precision={options.precision}']
-    first = seconds_of([*command, f'--data_dir={folder}', f'--output_dir={folder}'])
+    first = seconds_of([*command, f'--data_dir={folder}', f'--output_dir={folder}/output'])
     options.folder = folder
     side = start_side('answering', options)
     _, second = (side.ask(record)['seconds'] for record in asked)

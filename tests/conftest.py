@@ -108,8 +108,8 @@ def write_json(path, value):
 
 
 def small_files(script, folder):
-    """The settings.Files of the folder `small`."""
-    from support.settings import locate_files
+    """The paths.Files of the folder `small`."""
+    from support.paths import locate_files
 
     return locate_files(script.Constants(data_dir=str(folder), checkpoint_path=''))
 

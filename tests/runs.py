@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, write_json, write_small
 
-RESULTS = 'best_model.weights.h5', 'log.csv', 'predictions.tsv'
+RESULTS = 'model.safetensors', 'log.csv', 'predictions.tsv'
 CONSTANTS = {
     'checkpoint_path': '', 'epochs': 3, 'max_a_len': 4, 'batch_size': 4, 'learning_rate': 0.003,
     'backup_minutes': 10, 'warmup_steps': 5, 'decay_steps': 60, 'seed': 1,
@@ -162,7 +162,7 @@ def built_once(script):
     To build and to trace one takes five times as long as to train it. That nothing counts which
     only the model knows, and no backup, is for processes that are killed to show.
     """
-    from support import bert, settings
+    from support import bert, trained
 
     def kept(key, make, *given):
         if key not in BUILT:
@@ -184,7 +184,7 @@ def built_once(script):
         return make(*given) if checkpoint else kept(key, make, *given)
 
     def build_trainer(model, constants, make=script.build_trainer):
-        key = id(model), constants.accumulate_steps, *settings.fixed(constants).items()
+        key = id(model), constants.accumulate_steps, *trained.fixed(constants).items()
         return kept(key, make, model, constants)
 
     def unilm(model, *arguments, make=script.UniLM):

@@ -1,4 +1,4 @@
-"""support/bert.py: vocabulary, checkpoint, configuration, and the weights that are kept."""
+"""support/bert.py: vocabulary, configuration, and the weights that are kept."""
 
 import importlib.metadata
 import itertools
@@ -8,10 +8,11 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from conftest import VOCABULARY, draw, refusal, small_files, write_small
 from runs import RESULTS, change_config, half_written
 
-from support import bert
+from support import bert, trained
 from support.keras2 import bert4keras
 
 SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
@@ -148,11 +149,17 @@ CHANGES = {'num_attention_heads': 4}, {'hidden_act': 'relu'}, ('天\n津', '津\
 
 
 @pytest.mark.parametrize('change', CHANGES)
-def test_digest_of_a_bert_tells_it_from_others(script, tiny, change):
-    """Of all of these the weights would load. White space, the order of names, ends of lines or a
-    byte order mark are no difference."""
+def test_weights_are_refused_beside_another_bert_although_they_would_load(
+    script, tiny, models, change
+):
+    """White space, the order of names, ends of lines or a byte order mark are no difference. What
+    else may be wrong with them, see test_fuzzing."""
     files, config, path = small_files(script, tiny), tiny / 'bert_config.json', tiny / 'vocab.txt'
-    before = bert.bert_digest(files)
+    for seed, model in enumerate(models):
+        draw(model, seed)
+    (saved, model), best = models, tiny / BEST
+    bert.save_best(str(tiny), saved, bert.bert_digest(files))
+    before, given = model.get_weights(), (model, files, str(best), None, None)
     if isinstance(change, dict):
         change_config(tiny, **change)
     elif change:
@@ -161,35 +168,40 @@ def test_digest_of_a_bert_tells_it_from_others(script, tiny, change):
         reversed_config = dict(reversed(json.loads(config.read_text(encoding='utf-8')).items()))
         config.write_text(json.dumps(reversed_config, indent=4), encoding='utf-8-sig')
         path.write_bytes('\r\n'.join(VOCABULARY).encode('utf-8-sig'))
-    assert (bert.bert_digest(files) == before) == (change is None)
+        bert.load_weights(*given)
+        before = saved.get_weights()
+    if change:
+        said = f'{best}: trained with others than {config} and {path}; take the files that lay '
+        assert refusal(bert.load_weights, *given) == f'{said}beside it, or copy it again'
+    assert all(map(np.array_equal, before, model.get_weights()))
 
 
-def test_best_weights_are_loaded_as_they_were_saved(models, tmp_path):
-    """Saved again, they are those. Where they are a link, other weights replace the link."""
-    best, elsewhere, folder = tmp_path / BEST, tmp_path / 'elsewhere', str(tmp_path)
-    said = f'{best}: no such file; run train first, or give its output_dir'
-    assert refusal(bert.load_best, folder, None, 'some BERT') == said
+@pytest.mark.parametrize('embedding_size', [None, 8])
+def test_best_weights_are_loaded_as_they_were_saved(script, tiny, embedding_size):
+    """Frozen ones too, and the mapping of smaller embeddings. Where they are a link, other weights
+    replace the link; whoever may read the other files may read them."""
+    change_config(tiny, **({'embedding_size': embedding_size} if embedding_size else {}))
+    files, constants, folder = small_files(script, tiny), script.Constants(), tiny / 'output'
+    best, elsewhere = folder / BEST, folder / 'elsewhere'
+    folder.mkdir()
+    trained.describe(str(folder), *bert.describe(files), constants, files, [])
+    model, other = (script.build_model(files, None, constants)[0] for _ in range(2))
     for seed in 0, 1, 2:
-        draw(models[0], seed)
-        bert.save_best(folder, models[0], 'some BERT')
+        draw(model, seed)
+        bert.save_best(str(folder), model, bert.bert_digest(files))
         if seed == 1:
             best.rename(elsewhere)
             best.symlink_to('elsewhere')
-        bert.load_best(folder, models[1], 'some BERT')
-        assert all(map(np.array_equal, *(model.get_weights() for model in models)))
+            model.get_layer('Embedding-Token').trainable = False
+        bert.load_best(str(folder), other, files)
+        assert all(map(np.array_equal, *(each.get_weights() for each in (model, other))))
+    shapes = {name: x.shape for name, x in safetensors.numpy.load_file(best).items()}
+    assert len(shapes) == len(model.weights) == 26 + 2 * bool(embedding_size)
+    mapping = 'bert.encoder.embedding_hidden_mapping_in.weight'
+    assert shapes.get(mapping) == ((16, 8) if embedding_size else None)  # a row for each output
     assert not best.is_symlink() and best.read_bytes() != elsewhere.read_bytes()
-    assert not list(tmp_path.glob(half_written('*')))
-
-
-def test_best_weights_of_another_bert_are_refused_although_they_would_load(models, tmp_path):
-    """The model is as it was. What else may be wrong with them, see test_fuzzing."""
-    draw(models[0], 0)
-    draw(models[1], 1)
-    bert.save_best(str(tmp_path), models[0], 'some BERT')
-    before = models[1].get_weights()
-    said = f'{tmp_path / BEST}: does not fit this model (bert_config.json or vocab.txt is not the o'
-    assert refusal(bert.load_best, str(tmp_path), models[1], 'another').startswith(said)
-    assert all(map(np.array_equal, before, models[1].get_weights()))
+    assert best.stat().st_mode == (folder / 'reader.json').stat().st_mode
+    assert not list(folder.glob(half_written('*')))
 
 
 @pytest.mark.parametrize('save_format', ['tf', 'h5'])
@@ -197,23 +209,8 @@ def test_weights_of_the_original_script_are_loaded(build, models, tiny, capsys, 
     """`model.save_weights('best_model.weights')`: Keras's own format, or HDF5 without its name."""
     path = tiny / 'best_model.weights'
     draw(models[0], 1)
-    draw(models[1], 2)
     models[0].save_weights(str(path), save_format=save_format)
-    bert.load_best(str(tiny), models[1], 'some BERT')
-    assert all(map(np.array_equal, *(model.get_weights() for model in models)))
+    assert all(map(np.array_equal, models[0].get_weights(), build(str(path)).get_weights()))
     assert 'best_model.weights: without a digest' in capsys.readouterr().err
     change_config(tiny, hidden_size=32)
-    message = refusal(bert.load_best, str(tiny), build(None), 'some BERT')
-    assert message.startswith(f'{path}: does not fit this model')
-
-
-def test_error_of_hdf5_on_a_full_disk_leaves_the_old_weights(models, tmp_path, monkeypatch):
-    """It has errors of its own; elsewhere there may be no room kept for it."""
-
-    def save_weights(path):
-        raise RuntimeError('No space left, says HDF5')
-
-    monkeypatch.setattr(models[0], 'save_weights', save_weights)
-    (tmp_path / BEST).write_bytes(b'old')
-    assert 'No space left' in refusal(bert.save_best, str(tmp_path), models[0], '')
-    assert (tmp_path / BEST).read_bytes() == b'old' and os.listdir(tmp_path) == [BEST]
+    assert refusal(build, str(path)).startswith(f'{path}: does not fit this model')

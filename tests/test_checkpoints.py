@@ -1,19 +1,21 @@
-"""support/checkpoints.py: a BERT as it is published; tests/hugging_face/ is by transformers."""
+"""support/checkpoints.py: a BERT's weights in files; tests/hugging_face/ is by transformers."""
 
 import os
 import re
 import shutil
+import signal
+import types
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import ROOT, VOCABULARY, refusal
-from runs import RESULTS
+from runs import half_written
 
 from support import bert
-from support.checkpoints import opened
+from support.checkpoints import opened, save
 from support.keras2 import keras, tf
-from support.settings import locate_files, write_config
+from support.paths import locate_files
 from support.unilm import UniLM
 
 FORMATS = 'model.safetensors', 'tf_model.h5'
@@ -48,7 +50,8 @@ def change(folder, changed):
 
 
 def values_in(path):
-    with opened(str(path)) as variables:
+    with opened(str(path)) as (variables, described):
+        assert described is None
         needed = [name for name in variables if not re.search('pooler|seq_|decoder', name)]
         return {name: variables[name]() for name in needed}
 
@@ -118,7 +121,7 @@ def test_checkpoint_arrives_with_the_rows_of_the_vocabulary_that_are_kept(build,
          'no BERT with its masked language model (no cls/predictions'),
         (lambda values: values[WORDS].__setitem__((-1, -1), np.inf),
          f'{WORDS} holds what is no number; download it again'),
-        (lambda values: {**values, WORDS: np.zeros([], 'f')}, f'{GOOGLE} is (), but bert_config'),
+        (lambda values: {**values, WORDS: np.zeros([], 'f')}, f'{GOOGLE} is (), but CONFIG means'),
         ({GOOGLE: None}, f'no BERT with its masked language model (no {GOOGLE} in it); data/READ'),
         # more rows would be loaded without complaint, and mean other tokens
         ({GOOGLE: np.zeros([MANY, 16])}, f'CHECKPOINT is made for {MANY} tokens; take both from'),
@@ -132,7 +135,8 @@ def test_weights_that_cannot_be_a_berts_are_refused(build, published, changed, s
         last = f'{published / "vocab.txt"}: line {len(VOCABULARY)} is the last, but '
         assert message.startswith(last + said.replace('CHECKPOINT', str(path)))
     else:
-        assert message.startswith(f'{path}: {said}')
+        config = str(published / 'config.json')
+        assert message.startswith(f'{path}: {said.replace("CONFIG", config)}')
 
 
 def test_pickle_is_refused_with_the_line_that_converts_it(build, published):
@@ -145,8 +149,7 @@ def test_pickle_is_refused_with_the_line_that_converts_it(build, published):
 
 
 def test_training_begins_with_a_bert_of_hugging_face(script, published, small):
-    """Its configuration and vocabulary go before those of the data folder, but what is given first;
-    a trained reader needs none of its files."""
+    """Its configuration and vocabulary go before those of the data, but what is given first."""
     constants = {'data_dir': str(small), 'checkpoint_path': str(published)}
     files = locate_files(script.Constants(**constants))
     names = FORMATS[0], 'config.json', 'vocab.txt'
@@ -154,17 +157,50 @@ def test_training_begins_with_a_bert_of_hugging_face(script, published, small):
     assert found == tuple(str(published / name) for name in names)
     assert files.webqa == str(small / 'WebQA.json') and not files.demo
     assert locate_files(script.Constants(**constants, dict_path='mine')).vocabulary == 'mine'
-    used = script.Constants(**constants, max_p_len=64, max_q_len=16, output_dir=str(small))
-    model, _ = script.build_model(files, files.checkpoint, used)
-    bert.save_best(str(small), model, bert.bert_digest(files))
-    write_config(used, files, [])
-    shutil.rmtree(published)
-    script.load_reader(output_dir=str(small))
 
 
-@pytest.mark.parametrize(('there', 'meant'), [(f'{CHECKPOINT}.index', CHECKPOINT), RESULTS[:1] * 2])
-def test_folder_and_each_file_of_a_checkpoint_mean_all_of_it(script, tmp_path, there, meant):
-    (tmp_path / there).touch()
-    for given in '', meant, *([f'{meant}.index', f'{meant}.meta', DATA] if meant != there else []):
-        files = locate_files(script.Constants(checkpoint_path=str(tmp_path / given)))
-        assert files.checkpoint == str(tmp_path / meant)
+# ---------------------------------------------------------------------------------- what is written
+
+
+def test_what_is_written_is_what_transformers_wrote(build, published, tmp_path):
+    """Names, rows and columns; not what only its other tasks need."""
+    path = tmp_path / FORMATS[0]
+    save(str(path), bert.variables_of(build(published)), 'some BERT')
+    theirs, ours = (safetensors.numpy.load_file(each) for each in (published / path.name, path))
+    assert {*theirs} - {*ours} == {name for name in theirs if re.search('pooler|seq_', name)}
+    for name, value in ours.items():
+        assert value.dtype == np.float32
+        np.testing.assert_array_equal(value, theirs[name], name)
+    with opened(str(path)) as (_, described):
+        assert described == 'some BERT'
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs a process that dies')
+def test_kill_while_weights_are_written_leaves_the_old_ones(tmp_path):
+    """And one name more, which the next ones take: no other is left behind."""
+    path = tmp_path / FORMATS[0]
+    some = types.SimpleNamespace(shape=[9], numpy=lambda: np.ones(9, np.float32))
+    kill = types.SimpleNamespace(shape=[9], numpy=lambda: os.kill(os.getpid(), signal.SIGKILL))
+    save(str(path), {'a': some}, 'old')
+    old = path.read_bytes()
+    child = os.fork()
+    if not child:
+        save(str(path), {'a': some, 'b': kill, 'c': some}, 'new')
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert path.read_bytes() == old
+    assert {*os.listdir(tmp_path)} == {path.name, half_written(path.name)}
+    save(str(path), {'a': some}, 'new')
+    with opened(str(path)) as (variables, described):
+        assert (os.listdir(tmp_path), [*variables], described) == ([path.name], ['a'], 'new')
+
+
+@pytest.mark.parametrize('kind', ['tf_model.h5', 'best_model.weights'])
+def test_file_of_hdf5_is_opened_though_it_is_locked(build, published, kind):
+    """As HDF5's own locks would not allow; where a file system has none, it would fail likewise."""
+    fcntl = pytest.importorskip('fcntl')
+    path = published / kind
+    if not path.exists():
+        build(published).save_weights(str(path), save_format='h5')
+    with open(path, 'rb') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        build(path)

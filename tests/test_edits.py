@@ -152,12 +152,13 @@ def test_nucleus_sampling_depends_on_seed_and_question_alone(make, small_bert):
 def test_title_before_the_text_of_a_passage(make, run, tmp_path):
     """Training, answers, places and page are of the text that is read, wherever it is from.
 
-    Label smoothing is trained with on the way; config.json shows its constant.
+    Label smoothing is trained with on the way; reader.json shows its constant.
     """
     module = make(SMOOTHING, SILENT, TITLE)
     run(module, 'train', '--label_smoothing=0.25')
-    config = json.loads((tmp_path / 'output' / 'config.json').read_text(encoding='utf-8'))
-    assert config['constants']['label_smoothing'] == 0.25
+    path = tmp_path / 'output' / 'reader.json'
+    used = json.loads(path.read_text(encoding='utf-8'))
+    assert used['constants']['label_smoothing'] == 0.25
     with open(tmp_path / 'SogouQA.json', encoding='utf-8') as file:
         data = {record['id']: record for record in json.load(file)}
     with open(tmp_path / 'output' / 'predictions.jsonl', encoding='utf-8') as file:

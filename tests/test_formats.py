@@ -1,4 +1,4 @@
-"""support/formats.py and data/convert.py: public files become ours (damage: test_fuzzing.py)."""
+"""data/convert.py and data/formats.py: public files become ours (damage: test_fuzzing.py)."""
 
 import gzip
 import itertools
@@ -13,11 +13,13 @@ import pytest
 from conftest import ROOT, record_of, refusal, write_json
 from runs import call
 
-from evaluate_sogou import exit_status, load_official_answers
-from support import formats, records
+from evaluate_sogou import Reference, evaluate, load_official_answers
+from support import records
+from support.console import exit_status
 
 sys.path.insert(0, os.path.join(ROOT, 'data'))
 import convert
+import formats
 
 # what is in each real piece: format, questions, answered ones, passages, answered ones
 PIECES = {
@@ -46,6 +48,10 @@ def convert_file(path, negatives=0, seed=42):
     return converted
 
 
+def right_answers(converted):
+    return {name: [*right.variants] for name, right in converted.accepted.items()}
+
+
 @pytest.fixture
 def given(tmp_path):
     """A function that writes bytes, a text, or a value as JSON. Returns the path."""
@@ -71,7 +77,7 @@ def is_held(answer, passage):
 
 @pytest.mark.parametrize('name', PIECES)
 def test_real_piece_converts_to_what_training_makes_of_it(shared, script, name, tmp_path, capsys):
-    """Our own loader and the scorer have nothing to say about it."""
+    """Our own loader and the scorer have nothing to say about it, but of the piece itself."""
     path, ours, answers = f'{shared}/formats/{name}', tmp_path / 'ours', tmp_path / 'ours.answers'
     converted = convert_file(path)
     convert.write(str(ours), converted)
@@ -86,10 +92,13 @@ def test_real_piece_converts_to_what_training_makes_of_it(shared, script, name, 
             assert target == answer.replace(' ', ',')
     held = [[bool(answer) for _, answer in pairs_of(entry)] for entry in converted.records]
     counts = len(held), sum(map(any, held)), sum(map(len, held)), sum(map(sum, held))
-    assert (formats.name_of_format(path), *counts) == PIECES[name]
+    of_format, *expected = PIECES[name]
+    assert (formats.read(path).name, *counts) == (f'{of_format} in UTF-8', *expected)
     assert answers.exists() == (name != 'dureader2_search.test.json')  # which has no answers
     if answers.exists():
         assert [*load_official_answers(answers)] == [entry['id'] for entry in converted.records]
+    cure = 'gunzip' if name.endswith('.gz') else f'python data/convert.py {path} NEW.json'
+    assert refusal(records.load_questions, path).endswith(cure)
 
 
 @pytest.mark.slow
@@ -148,7 +157,7 @@ def test_answer_is_the_first_that_the_passage_holds(given, context, answers, fou
     assert pairs_of(converted.records[0]) == [(context, found)]
     assert converted.sought[False] == missed
     if missed and str(answers[0]).endswith('.0'):
-        assert converted.accepted == {'D': []}
+        assert converted.accepted == {'D': Reference('', ())}
 
 
 def squad(*entries):
@@ -209,7 +218,7 @@ NO_QUESTION, NO_PASSAGE = 'records without a question', 'records without a passa
 NO_TEXT, FORGED = 'empty passages', 'passages with a forged answer ("positive_wrong")'
 OUR_OWN = [ours('a#1', ' 甲、乙\t→甲、乙', '丙→丁'), ours('b', '丙，丁→丙，丁', '甲')]
 AGAIN = {**dureader(answers=['登录', '乙']), 'documents': [{'paragraphs': ['甲是乙']}]}
-PARTS = [{'passage': '甲乙', 'answer': ['甲', '乙']}, {'passage': '丙', 'answer': None}]
+PARTS = [{'passage': '甲乙', 'answer': ['甲 ', '', '乙']}, {'passage': '丙', 'answer': None}]
 FOUND = {'法国最高': '法国', '日本': 'no_answer', '儒家': '儒家"'}
 EVIDENCES = {f'{text}#0': {'answer': [each], 'evidence': text} for text, each in FOUND.items()}
 CTXS = [{'text': 'in 2010', 'hasanswer': told} for told in (True, False)] + [{'text': 'or 2010'}]
@@ -310,11 +319,11 @@ DPR = {'question': '谁？', 'answers': ['1', '2010'], 'ctxs': CTXS}
              accepted={'6': ['B.C.E.', 'B.C.'], '8': ['B.C.']}),
         rule('flat lines may name passage and query',
              [{'passage': '甲', 'query': '谁？', 'answer': '甲', 'class': 1}], ours('1', '甲→甲')),
-        rule('our own format passes as it stands, without accepted answers', OUR_OWN, *OUR_OWN,
-             accepted={'a#1': [], 'b': []}),
+        rule('our own format passes as it stands', OUR_OWN, *OUR_OWN,
+             accepted={'a#1': ['甲、乙', '丁'], 'b': ['丙，丁']}),
         rule('parts of our own format are separated by one space; an answer may be missing',
              [{'id': 'a', 'question': '谁？', 'passages': [*PARTS, {'passage': '丁'}]}],
-             ours('a', '甲乙→甲 乙', '丙', '丁')),
+             ours('a', '甲乙→甲 乙', '丙', '丁'), accepted={'a': ['甲 乙']}),
         *(rule('what lacks something is left out and told', [flat('甲', '甲'), *lacking],
                ours('1', '甲→甲'), left_out=reasons) for lacking, reasons in [
             ([flat('', '甲'), flat(' \n', '甲')], {NO_TEXT: 2, NO_PASSAGE: 2}),
@@ -338,7 +347,7 @@ DPR = {'question': '谁？', 'answers': ['1', '2010'], 'ctxs': CTXS}
 def test_format_by_format(given, value, expected, accepted, reasons):
     converted = convert_file(given(value))
     assert converted.records == expected
-    assert accepted is None or converted.accepted == accepted
+    assert accepted is None or right_answers(converted) == accepted
     assert reasons is None or +converted.left_out == reasons
 
 
@@ -381,10 +390,8 @@ UNKNOWN = 'a format that is not known; keys: {}; known: our own format; CMRC2018
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
 def test_what_is_of_no_format_or_of_other_types_is_refused(given, content, said):
-    """The name is told from the first lines: what is wrong further on is for whoever converts."""
     path = given(content)
     assert refusal(formats.read, path).startswith(f'{path}: {said}')
-    assert bool(formats.name_of_format(path)) == ('lines' in said or 'RGB' in said)
 
 
 CONTAINERS = {
@@ -408,7 +415,6 @@ def test_container_and_encoding_make_no_difference(given, container, encoding):
         assert source.name == f'flat lines in {"GB18030" if in_gb else "UTF-8"}'
         expected = [ours('1', '甲\u2028是→甲'), ours('2', '乙是→乙', question='是谁？')]
         assert convert.convert(source).records == expected
-        assert formats.name_of_format(path) == 'flat lines'
 
 
 def test_negatives_are_passages_of_others_without_an_accepted_answer(given):
@@ -421,7 +427,7 @@ def test_negatives_are_passages_of_others_without_an_accepted_answer(given):
         assert first == own and len({*added}) == len(added) == 5
         for text, answer in added:
             assert answer == '' and text in {*texts} - {own[0]}
-            assert not any(is_held(right, text) for right in plain.accepted[before['id']])
+            assert not any(is_held(right, text) for right in right_answers(plain)[before['id']])
         drawn |= {*added}
     assert len(drawn) > 30 and not more.left_out['negatives, as no more passages fit']
     assert convert_file(path, negatives=5).records == more.records
@@ -438,6 +444,33 @@ def test_negatives_that_are_wanting_are_told(given):
         {'甲、乙', '乙。甲', '丁,戊'},
     ]  # fmt: skip
     assert +converted.left_out == {'negatives, as no more passages fit': 2}
+
+
+@pytest.mark.parametrize(
+    ('answers', 'predicted', 'accuracy', 'line'),
+    [  # parts may come in any order in the standard answer: the most frequent one, or the first
+        (['丙', '甲 乙', ['甲 ', '乙']], '乙、甲', 1, '甲 乙\t丙|甲 乙'),
+        (['丙', '甲 乙', '乙 甲'], '丁、丙', 0, '丙\t丙|甲 乙|乙 甲'),
+        (['乙。', 'no_answer', '147.0', '甲、乙'], '147', 0, '乙。\t乙。|147.0|甲、乙'),
+        (['', ''], '甲', 0, '\t'),
+        (['甲\t|\n乙'], '甲乙', 1, '甲   乙\t甲   乙'),
+    ],
+)
+def test_own_format_is_scored_as_before_it_was_converted(
+    given, tmp_path, answers, predicted, accuracy, line
+):
+    """Its passages' answers count, as they stand; negatives do not."""
+    asked = record_of(*(('甲', answer) for answer in answers))
+    path, output = given([asked, record_of(('丁', '丁'), question_id='b')]), tmp_path / 'ours'
+    convert.write(str(output), convert_file(path, negatives=1))
+    written = tmp_path / 'ours.answers'
+    assert written.read_text(encoding='utf-8') == f'a\t{line}\nb\t丁\t丁\n'
+    (tmp_path / 'predicted').write_text(f'a\t{predicted}\n', encoding='utf-8')
+    own = records.dataset_answers(records.load_questions(path))
+    before, after = (
+        evaluate(tmp_path / 'predicted', each) for each in (own, load_official_answers(written))
+    )
+    assert before == after and after['Accuracy'] == accuracy
 
 
 def test_command_writes_two_files_and_tells_what_it_did(given, tmp_path):

@@ -22,21 +22,24 @@ import types
 import numpy as np
 import pytest
 from conftest import ROOT, SHARED, VOCABULARY, draw, record, record_of, write_json, write_small
-from runs import Killed, call, change_config
+from runs import RESULTS, Killed, call, change_config
 
 from evaluate_sogou import Reference, UserError, evaluate
-from support import bert, formats, records, truncation
+from support import bert, records, trained, truncation
 from support.checkpoints import opened
 from support.files import digest_of
 from support.keras2 import keras, tf
+from support.paths import locate_files
 from support.predictions import Shard
 from support.resume import Backups, State
-from support.settings import BEST, check, configure, locate_files, write_config
+from support.settings import check, configure
 
 sys.path.insert(0, os.path.join(ROOT, 'data'))
 import convert
+import formats
 
 PIECES = sorted(glob.glob(f'{SHARED}/formats/*.json*'))
+BEST = RESULTS[0]
 CURE = re.compile('; |expected|cannot be read|are not one for each list')
 SECONDS = 60  # of this process, after which reading counts as a hang
 ODD = record_of(('Ａ…\t \u3000在北京 上海', ['北京', '上海']), ('犇😀', '犇'), question_id='😀')
@@ -85,7 +88,6 @@ def public_file(path, place):
     shutil.copyfile(f'{SHARED}/formats/{path.name}', path)
 
     def read():
-        formats.name_of_format(str(path))
         converted = convert.convert(formats.read(str(path)))
         convert.add_negatives(converted, 1, 0)
         convert.as_official_answers(converted.accepted).encode()
@@ -130,7 +132,7 @@ def checkpoint(path, place):
     tf.raw_ops.SaveV2(prefix=checkpoint, shape_and_slices=[''] * len(values), **given)
 
     def read():
-        with opened(checkpoint) as variables:
+        with opened(checkpoint) as (variables, _):
             assert all(np.array_equal(variables[name](), values[name]) for name in values)
 
     return read
@@ -144,18 +146,32 @@ def hugging_face(path, place):
     return lambda: build(locate_files(constants), str(path))
 
 
-def weights(path, place, save):
-    """Of the original script, or ours, which are sealed: what loads is what was saved."""
-    digest, sound = bert.bert_digest(place.files), place.model.get_weights()
-    if save == 'ours':
-        bert.save_best(str(path.parent), place.model, digest)
-    else:
-        place.model.save_weights(str(path.parent / 'best_model.weights'), save_format=save)
-    other = build(place.files)
+def leave_reader(folder, place):
+    """What `train` leaves that a reader needs."""
+    constants, files = dataclasses.replace(place.constants, output_dir=str(folder)), place.files
+    trained.describe(constants.output_dir, *bert.describe(files), constants, files, [])
+    bert.save_best(constants.output_dir, place.model, bert.bert_digest(files))
+
+
+def reader(path, place):
+    """A file of a trained reader; the numbers of its weights have no checksum."""
+    leave_reader(path.parent, place)
+    given = {'output_dir': str(path.parent)}
 
     def read():
-        bert.load_best(str(path.parent), other, digest)
-        assert save != 'ours' or all(map(np.array_equal, sound, other.get_weights()))
+        used, files, _ = configure(type(place.constants), given, 'predict')
+        check(used)
+        build(files, files.checkpoint)
+
+    return read
+
+
+def original_weights(path, place, save_format):
+    checkpoint, other = str(path.parent / 'best_model.weights'), build(place.files)
+    place.model.save_weights(checkpoint, save_format=save_format)
+
+    def read():
+        bert.load_weights(other, place.files, checkpoint, None, None)
         assert all(np.isfinite(weight).all() for weight in other.get_weights())
 
     return read
@@ -182,12 +198,6 @@ def predictions(path, place):
     path.write_text(''.join(f'Q{i}\t北京{i}\n' for i in range(12)), encoding='utf-8')
     references = {f'Q{i}': Reference('北京', ('北京', '京')) for i in range(12)}
     return lambda: evaluate(str(path), references)
-
-
-def constants_of_a_reader(path, place):
-    write_json(path, {'constants': vars(place.constants), 'versions': {}})
-    output = {'output_dir': str(path.parent)}
-    return lambda: check(configure(type(place.constants), output, 'predict')[0])
 
 
 def shard(path, place, complete):
@@ -266,14 +276,14 @@ FILES = {  # what it is: the file, what writes and reads it, the damages that do
     'data': (f'bert_model.ckpt{TF_DATA}', checkpoint, ''),
     'safetensors': ('model.safetensors', hugging_face, ''),
     'HDF5': ('tf_model.h5', hugging_face, ''),
-    'best weights': (BEST, part(weights, save='ours'), ''),
-    'original HDF5': ('best_model.weights', part(weights, save='h5'), ''),
-    'original index': ('best_model.weights.index', part(weights, save='tf'), ''),
-    'original data': (f'best_model.weights{TF_DATA}', part(weights, save='tf'), ''),
+    **{f"reader's {name}": (name, reader, harmless) for name, harmless in [
+        (BEST, ''), ('config.json', 'mark'), ('vocab.txt', 'mark'), ('reader.json', 'mark')]},
+    'original HDF5': ('best_model.weights', part(original_weights, save_format='h5'), ''),
+    'original index': ('best_model.weights.index', part(original_weights, save_format='tf'), ''),
+    'original data': (f'best_model.weights{TF_DATA}', part(original_weights, save_format='tf'), ''),
     'random order': ('random_order.json', random_order, 'mark'),
     'official answers': ('qid_answer_expand', official_answers, 'mark'),
     'predictions': ('some.tsv', predictions, 'mark'),
-    'constants': ('config.json', constants_of_a_reader, 'mark'),
     'complete shard': ('some.jsonl.0-of-1', part(shard, complete=True), ANY),
     'unfinished shard': ('some.jsonl.0-of-1.unfinished', part(shard, complete=False), ANY),
     'joined predictions': ('some.jsonl', joined_predictions, ANY),
@@ -287,7 +297,7 @@ ROWS = [  # a file, its bytes or what is done to them, what is said, '' where it
     ('dataset', SOUND.replace('北', '\\u0000'), ''),
     ('dataset', SOUND.replace('北', '\\ud800', 1), '"passage" of passage 1 holds half a character'),
     ('dataset', gzip.compress, 'unpack it with gunzip'),
-    ('dataset', gzip.compress(FLAT.encode()), 'convert it first: python data/convert.py'),
+    ('dataset', f'{FLAT}\n{FLAT}', 'it may be one for python data/convert.py'),
     ('dataset', SOUND.replace('1.5', '9' * 10_000), 'nested too deeply, or a number too long'),
     ('dataset', SOUND.replace('1.5', '[NaN, -Infinity, 1e999]'), ''),
     ('dataset', SOUND.replace('"S#1"', 'NaN'), 'record 1 of 2: "id" is a number'),
@@ -300,17 +310,23 @@ ROWS = [  # a file, its bytes or what is done to them, what is said, '' where it
        'num_hidden_layers is ') for size in (b'0', b'2.0', b'true', b'101')),
     ('safetensors', lambda sound: sound[:7], 'no weights of a BERT'),
     ('safetensors', lambda sound: sound[:9000].ljust(len(sound), b'\xff'), 'what is no number'),
-    ('best weights', lambda sound: sound[: -len(bert.SEAL) - 64], ''),
-    ('best weights', lambda sound: sound[:5000] + b'?' + sound[5001:], 'it is not as it was'),
+    # another download would not help
+    *((f"reader's {BEST}", damage, f'{said}; {trained.AGAIN}') for damage, said in [
+        (lambda sound: sound[:-1], ')'), (lambda sound: sound + b'?', ')'),
+        (lambda sound: sound[:-4] + b'\xff' * 4, 'cls.predictions.bias holds what is no number'),
+        (lambda sound: sound.replace(b'cls.', b'clp.'), ' in it)'),
+        (lambda sound: sound.replace(b'[32, 16]', b'[16, 32]'), ' means (16, 32)')]),
+    (f"reader's {BEST}", lambda sound: re.sub(b'(?<="bert": ")..', b'??', sound),
+     'beside it, or copy it again'),
     ('state of a backup', lambda sound: sound.replace(b'"step": 8', b'"step": 7'), 'not as it was'),
     ('state of a backup', lambda sound: sound.replace(b'd": 1', b'd": 2'), 'not as it was written'),
     *(('random order', json.dumps(order), 'no order of 12 records; delete it') for order in [
         ORDER[:11], [*ORDER, 12], [0, *ORDER[:11]], [0.0, *ORDER[1:]], [*ORDER[2:], False, True],
         ['0'], [*ORDER[:11], '11'], 7]),
-    *(('constants', f'{{"constants": {wrong}}}', 'not what train writes') for wrong in [
+    *(("reader's reader.json", f'{{"constants": {wrong}}}', 'not what train writes') for wrong in [
         '{"max_p_len": 2}', '{"mode": "other"}', '{"max_a_len": "4"}']),
-    ('constants', '{"constants": {"some": 1}}', ''),
-    *(('predictions', packed, f'compressed; unpack it with {program}') for program, packed in [
+    ("reader's reader.json", '{"constants": {"some": 1}}', ''),
+    *(('vocabulary', packed, f'compressed; unpack it with {program}') for program, packed in [
         ('bunzip2', b'BZh91AY&SY'), ('unxz', b'\xfd7zXZ\0'), ('unzip', b'PK\3\4')]),
     *((f'{kind} shard', lambda sound: sound.replace(b'Q3', b'Q4'), '')  # what follows is made again
       for kind in ('complete', 'unfinished')),
@@ -426,15 +442,12 @@ def test_random_damage_is_read_right_or_refused_in_one_line(suffer, name, count)
 
 @pytest.fixture
 def output(place, tmp_path):
-    """What `train` leaves that a reader needs."""
     (tmp_path / 'output').mkdir()
-    constants = dataclasses.replace(place.constants, output_dir=str(tmp_path / 'output'))
-    write_config(constants, place.files, [])
-    bert.save_best(constants.output_dir, place.model, bert.bert_digest(place.files))
+    leave_reader(tmp_path / 'output', place)
     return tmp_path / 'output'
 
 
-READER_FILES = BEST, 'config.json', 'bert_config.json', 'vocab.txt'
+READER_FILES = BEST, 'config.json', 'reader.json', 'vocab.txt'
 
 
 @pytest.mark.parametrize(('one', 'other'), [*itertools.combinations(READER_FILES, 2)])

@@ -72,7 +72,7 @@ print(bert4keras.backend.keras.__name__, bert4keras.backend.K.floatx())
     assert done.stdout == 'tf_keras float32\n', done.stderr
 
 
-SWITCHES = 'TF_ENABLE_ONEDNN_OPTS', 'TF_CPU_ALLOCATOR_USE_BFC'
+SWITCHES = 'TF_ENABLE_ONEDNN_OPTS', 'TF_CPU_ALLOCATOR_USE_BFC', 'HDF5_USE_FILE_LOCKING'
 TELL_SWITCHES = f'raise ImportError(" ".join(os.environ[name] for name in {SWITCHES}))'
 WARN = 'import warnings; warnings.warn("old", DeprecationWarning); raise ImportError("reached")'
 SPEAK = f'os.write(2, {(GOOD_NEWS + LAST_WORDS).encode()!r})'
@@ -84,9 +84,9 @@ HEARD = re.escape(LAST_WORDS)
     [
         # warnings of the packages are no errors, though the user wants to hear of his own
         (WARN, {'PYTHONWARNINGS': 'error'}, 1, 'Traceback.*ImportError: reached\n'),
-        # what makes it fast is set before it looks; what the user has set stands
-        (TELL_SWITCHES, {}, 1, 'Traceback.*ImportError: 1 true\n'),
-        (TELL_SWITCHES, dict.fromkeys(SWITCHES, '0'), 1, 'Traceback.*ImportError: 0 0\n'),
+        # what makes it fast or needs no locks is set before it looks; what the user has set stands
+        (TELL_SWITCHES, {}, 1, 'Traceback.*ImportError: 1 true FALSE\n'),
+        (TELL_SWITCHES, dict.fromkeys(SWITCHES, '0'), 1, 'Traceback.*ImportError: 0 0 0\n'),
         # a process that dies in TensorFlow's own code cannot repeat what was said last
         (f'{SPEAK}; os.abort()', {}, -signal.SIGABRT, HEARD),
         (f'{SPEAK}\nraise ImportError', {}, 1, f'{HEARD}Traceback.*'),

@@ -12,7 +12,7 @@ from conftest import record_of
 
 from evaluate_sogou import Reference, Tally, score_answer
 from support import report
-from support.files import one_line
+from support.console import one_line
 
 GOLD = Reference('北京', ('北京',))
 CHROMIUM, DRIVER = '/usr/bin/chromium', '/usr/bin/chromedriver'

@@ -1,6 +1,5 @@
-"""support/settings.py: constants by their types, the command line over them, the files meant."""
+"""support/settings.py: constants by their types, and the command line over them."""
 
-import dataclasses
 import math
 from typing import Literal
 
@@ -8,7 +7,7 @@ import pytest
 from conftest import refusal, write_json
 
 from support import settings
-from support.settings import Path, Positive, Whole, configure, locate_files
+from support.settings import Path, Positive, Whole, configure
 
 
 @settings.constants
@@ -48,28 +47,6 @@ def test_type_says_what_is_allowed(name, allowed, refused, expected):
     for value in refused:
         line = refusal(settings.check, Sample(**{name: value}))
         assert line == f'{name} = {value!r}: expected {expected}'
-
-
-def test_fixed_is_what_a_run_must_be_continued_with(script):
-    """Neither where things lie, which a folder that was moved changes, nor how long it goes on."""
-    may_differ = {
-        'data_dir', 'config_path', 'checkpoint_path', 'dict_path', 'output_dir', 'epochs',
-        'accumulate_steps', 'backup_minutes', 'report', 'train_data', 'valid_data',
-    }  # fmt: skip
-    constants = script.Constants(topk=3, epochs=5)
-    expected = {name: value for name, value in vars(constants).items() if name not in may_differ}
-    assert settings.fixed(constants) == expected
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        constants.topk = 4
-
-
-@pytest.mark.parametrize('gone', ['backup_minutes', 'max_q_len'])
-def test_name_in_a_list_that_no_constant_has_is_an_error(script, gone):
-    """Or who renames a constant would find runs refused, or readers built with another value."""
-    kinds = script.Constants.__annotations__.items()
-    fields = [(name, kind, getattr(script.Constants, name)) for name, kind in kinds if name != gone]
-    line = refusal(configure, dataclasses.make_dataclass('Renamed', fields, frozen=True), {})
-    assert line.startswith(f'{gone}: no constant has this name; mend MAY_DIFFER and TRAINED')
 
 
 # -------------------------------------------------------------------------------- the command line
@@ -161,80 +138,24 @@ def test_demo_constants_give_way_to_the_users(script):
     assert len(configure(script.Constants, {'valid_data': 'b.json'}, 'eval')[2]) == 1
 
 
-# --------------------------------------------------------------------------------------- the files
-
-
-@pytest.mark.parametrize(
-    ('there', 'missing'),
-    [
-        ('qid_answer_expand', None),
-        ('WebQA.json', ['SogouQA.json', 'bert_config.json', 'bert_model.ckpt', 'vocab.txt']),
-        # a checkpoint is there when its index is
-        ('bert_model.ckpt.index', ['WebQA.json', 'SogouQA.json', 'bert_config.json', 'vocab.txt']),
-    ],
-)
-def test_demo_is_used_as_long_as_none_of_the_real_files_is_there(
-    script, monkeypatch, tmp_path, there, missing
-):
-    monkeypatch.setattr(settings, 'DATA', str(tmp_path))
-    (tmp_path / 'demo').mkdir()
-    (tmp_path / there).touch()
-    files = locate_files(script.Constants())
-    assert files.demo == (missing is None) and files.webqa.endswith('demo/WebQA.json') == files.demo
-    if missing:
-        line = refusal(settings.require, *files[:5], '')  # '': none is needed
-        assert line.startswith('missing: ') and '; data/README.md' in line
-        found = [path.rpartition('/')[2] for path in line.partition(';')[0].split(', ')]
-        assert found == missing
-
-
-def test_files_lie_in_the_data_folder_unless_given(script):
-    """Answers beside the data to validate on; a comma in the name of a folder separates nothing."""
-    for name in 'data_dir', 'config_path', 'checkpoint_path', 'dict_path':
-        files = locate_files(script.Constants(**{name: 'mine'}))  # none of the demo's instead
-        assert not files.demo and any(path.startswith('mine') for path in files[:5])
-    constants = script.Constants(data_dir='a,b', dict_path='b/c.txt', checkpoint_path='')
-    files = locate_files(constants)
-    names = 'WebQA.json', 'SogouQA.json', 'bert_config.json', 'qid_answer_expand'
-    *paths, answers = (f'a,b/{name}' for name in names)
-    assert files == (*paths, '', 'b/c.txt', answers, False)
-    assert settings.train_paths(constants, files) == ['a,b/WebQA.json']
-    data = {'train_data': 'b.json,c.json', 'valid_data': 'd.json'}
-    constants = script.Constants(data_dir='a', **data)
-    files = locate_files(constants)
-    assert settings.train_paths(constants, files) == ['b.json', 'c.json']
-    assert (files.sogouqa, files.official_answers) == ('d.json', 'd.json.answers')
-    for name, value in data.items():
-        line = refusal(locate_files, script.Constants(**{name: value}))
-        assert line == 'train_data and valid_data: give both, or none'
-    assert locate_files(script.Constants(valid_data='d.json'), 'eval').sogouqa == 'd.json'
-
-
 def test_what_was_trained_keeps_its_own_lengths_and_bert(script, tmp_path):
     """They stand in the output folder, and hold unless another is given; nothing else does."""
-    for name in 'vocab.txt', 'bert_config.json':
-        (tmp_path / name).touch()
     constants = {'max_p_len': 70, 'mode': 'generative', 'topk': 9, 'gone': 1}
-    write_json(tmp_path / 'config.json', {'constants': constants})
+    write_json(tmp_path / 'reader.json', {'constants': constants})
+    for name in 'vocab.txt', 'config.json', 'bert_config.json':
+        (tmp_path / name).touch()
     trained = {'output_dir': str(tmp_path), 'data_dir': 'elsewhere'}
     for command in 'eval', 'predict', 'export':
         constants, files, notes = configure(script.Constants, trained, command)
         assert constants == script.Constants(max_p_len=70, mode='generative', **trained)
-        assert notes[2] == f'max_p_len = 70 instead of 256, by {tmp_path}/config.json'
+        assert notes[2] == f'max_p_len = 70 instead of 256, by {tmp_path}/reader.json'
         assert files.sogouqa == 'elsewhere/SogouQA.json'
-        assert files.vocabulary == f'{tmp_path}/vocab.txt'
+        names = 'config.json', 'model.safetensors', 'vocab.txt'
+        assert files[2:5] == tuple(f'{tmp_path}/{name}' for name in names)
     given = {**trained, 'max_p_len': 256, 'dict_path': 'mine.txt'}
     constants, files, _ = configure(script.Constants, given, 'eval')
     assert (constants.max_p_len, constants.mode) == (256, 'generative')
-    assert (files.vocabulary, files.config) == ('mine.txt', f'{tmp_path}/bert_config.json')
+    assert files.vocabulary == f'{tmp_path}/vocab.txt'  # as it stays in an edited script
     # training does not go by it
     constants, files, _ = configure(script.Constants, trained)
     assert constants == script.Constants(**trained) and files.vocabulary == 'elsewhere/vocab.txt'
-    # but where it goes on from these weights: with their BERT, the data is where it was
-    weights = f'{tmp_path}/best_model.weights.h5'
-    files = locate_files(script.Constants(checkpoint_path=weights))
-    assert files.demo and files[2:4] == (f'{tmp_path}/bert_config.json', weights)
-    files = locate_files(script.Constants(checkpoint_path=weights, data_dir='elsewhere'))
-    assert not files.demo and files.webqa == 'elsewhere/WebQA.json'
-    # an output folder without what travels takes the BERT of the data
-    assert 'demo/vocab.txt' in locate_files(script.Constants(output_dir='none'), 'eval').vocabulary

@@ -14,12 +14,10 @@ import typing
 import zlib
 
 from evaluate_sogou import UserError
+from support.records import HALF_CHARACTER, NO_ANSWERS, SEPARATORS
 
 KINDS = {dict: 'a record', list: 'a list', str: 'a string', bool: 'true or false'}
-NO_ANSWERS = {'no_answer', 'no answer', 'noanswer', '无答案'}
-SEPARATORS = '[ 、；，]'  # each a comma in what training reads
 LATIN = '[A-Za-z0-9\u00c0-\u024f]'
-HEAD = 100  # among so many records one must be known
 
 
 class Question(typing.NamedTuple):
@@ -37,7 +35,7 @@ class Format(typing.NamedTuple):
     name: str
     keys: tuple  # that tell it; `a|b` is either
     read: typing.Callable  # of a record, a dict, and {reason: what is left out}; yields Questions
-    merged_by_text: bool = False  # the same text is the same question, whatever its id
+    by_text: bool = False  # the same text is the same question, whatever its id
     as_it_stands: bool = False  # a passage's answer is given, not sought
 
 
@@ -60,7 +58,7 @@ def _typed(value, expected, name):
     if not isinstance(value, expected):
         kind = KINDS.get(type(value), 'a number')
         raise UserError(f'"{name}" is {kind}; expected {KINDS[expected]}')
-    if expected is str and re.search('[\ud800-\udfff]', value):
+    if expected is str and re.search(HALF_CHARACTER, value):
         raise UserError(f'"{name}" holds half a character (a lone surrogate); mend the text')
     return value
 
@@ -120,11 +118,15 @@ def _joined_words(value, name):
 
 
 def _read_ours(record, left_out):
+    """An answer is what `records.load_questions` makes of it."""
     passages = []
     for passage in _list(record, 'passages'):
-        parts = _as_list(passage.get('answer'))
-        answer = ' '.join(_typed(part, str, 'answer') for part in parts)
-        passages.append((_field(passage, 'passage'), [answer] if answer else []))
+        if isinstance(passage.get('answer'), list):
+            answer = ' '.join(filter(None, map(str.strip, _list(passage, 'answer', str))))
+        else:
+            answer = _field(passage, 'answer')
+        is_answer = answer and answer.strip().lower() not in NO_ANSWERS
+        passages.append((_field(passage, 'passage'), [answer] if is_answer else []))
     yield Question(_id(record), _field(record, 'question'), passages, [])
 
 
@@ -221,7 +223,6 @@ def _read_flat(record, left_out):
 
 
 CMRC2018 = {'context': 'context_text', 'question': 'query_text', 'question_id': 'query_id'}
-FLAT = 'context|passage', 'question|query', 'answer'
 FORMATS = [
     Format('our own format', ('question', 'passages'), _read_ours, as_it_stands=True),
     Format('CMRC2018', ('context_text', 'qas'), functools.partial(_read_context, **CMRC2018)),
@@ -232,7 +233,7 @@ FORMATS = [
     Format('RGB', ('query', 'answer', 'positive', 'negative'), _read_rgb),
     Format('DomainRAG', ('question', 'positive_reference', 'answers'), _read_domainrag),
     Format('FiD or DPR', ('question', 'ctxs'), _read_contexts),
-    Format('flat lines', FLAT, _read_flat, merged_by_text=True),
+    Format('flat lines', ('context|passage', 'question|query', 'answer'), _read_flat, by_text=True),
 ]
 
 # -------------------------------------------------------------------------------------- the file
@@ -293,15 +294,6 @@ def _format_of(records):
     return None
 
 
-def name_of_format(path):
-    """Return the name of a file's format; None for our own, unknown ones, what cannot be read."""
-    try:
-        known = _format_of(itertools.islice(_records(_decoded(path)[0], path), HEAD))
-    except UserError:
-        return None
-    return known.name if known and not known.as_it_stands else None
-
-
 def read(path):
     """Read a file of one of the FORMATS. Returns a Source.
 
@@ -310,7 +302,7 @@ def read(path):
     """
     text, encoding = _decoded(path)
     records = _records(text, path)
-    head = [*itertools.islice(records, HEAD)]
+    head = [*itertools.islice(records, 100)]  # one of which must be known
     known = _format_of(head)
     if not known:
         keys = next((record for record in head if isinstance(record, dict)), {})
@@ -326,8 +318,8 @@ def read(path):
             raise UserError(f'{path}: record {number} of {known.name}: {error}') from None
     if not questions:
         raise UserError(f'{path}: {known.name}, but no question has a passage; is it whole?')
-    name = f'{known.name} in {encoding}'
-    return Source(name, [*questions.values()], known.as_it_stands, left_out)
+    questions = [*questions.values()]
+    return Source(f'{known.name} in {encoding}', questions, known.as_it_stands, left_out)
 
 
 def _add(questions, question, known, left_out):
@@ -338,7 +330,7 @@ def _add(questions, question, known, left_out):
         lack = 'a passage' if question.text.strip() else 'a question'
         left_out[f'records without {lack}'] += 1
         return
-    key = question.text if known.merged_by_text else (question.id or len(questions), question.text)
+    key = question.text if known.by_text else (question.id or len(questions), question.text)
     earlier = questions.setdefault(key, question._replace(passages=[], accepted=[]))
     before = dict(earlier.passages)
     for text, answers in passages:

@@ -1,0 +1,99 @@
+"""A trained reader: the folder that `train` leaves, which is one of Hugging Face's BERTs too."""
+
+import dataclasses
+import json
+import os
+import platform
+
+from evaluate_sogou import UserError
+
+from .files import read_text, write_durably
+
+WEIGHTS = 'model.safetensors'
+CONFIG = 'config.json'
+VOCABULARY = 'vocab.txt'
+READER = 'reader.json'  # by which a trained reader is told from a plain BERT
+EARLIER = 'best_model.weights.h5'  # what WEIGHTS were before this format
+AGAIN = 'copy it again from where it was trained, or train in another output_dir'
+# a run may be resumed with another value of these
+MAY_DIFFER = (
+    'data_dir', 'train_data', 'valid_data', 'config_path', 'checkpoint_path', 'dict_path',
+    'output_dir', 'epochs', 'accumulate_steps', 'backup_minutes', 'report',
+)  # fmt: skip
+# what was trained is read with the values that it was trained with, unless others are given
+TRAINED = 'max_p_len', 'passage_stride', 'max_q_len', 'max_a_len', 'mode'
+
+
+def fixed(constants):
+    """Return {name: value} of the constants that a run must be resumed with."""
+    every = vars(constants).items()
+    return {name: value for name, value in every if name not in MAY_DIFFER}
+
+
+def check_names(constants):
+    """Raise UserError where one of the lists above has a name that no constant has."""
+    names = {field.name for field in dataclasses.fields(constants)}
+    unknown = [name for name in MAY_DIFFER + TRAINED if name not in names]
+    if unknown:
+        line = f'{", ".join(unknown)}: no constant has this name'
+        raise UserError(f'{line}; mend MAY_DIFFER and TRAINED in support/trained.py')
+
+
+def is_reader(path):
+    """Whether a path is that of a trained reader, its folder or a file in it."""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    return path != '' and os.path.isfile(os.path.join(folder, READER))
+
+
+def unusable(path, what, cure):
+    """Return the UserError for a file; cure: what helps where it is none of a trained reader's."""
+    return UserError(f'{path}: {what}; {AGAIN if is_reader(path) else cure}')
+
+
+def refuse_earlier(path):
+    """Raise UserError where weights are of a version before this format."""
+    if os.path.basename(path) == EARLIER and os.path.isfile(path) and not is_reader(path):
+        what = 'weights in the format of an earlier version, which is no longer read'
+        raise UserError(f'{path}: {what}; train again, in another output_dir')
+
+
+def describe(folder, sizes, tokens, constants, files, packages):
+    """Write all but the weights of a trained reader.
+
+    sizes: of its BERT, a dict with Hugging Face's names; tokens: of its vocabulary, a list of str.
+    In reader.json stand the constants, the files used, and the versions of these packages.
+    """
+    config = {
+        'model_type': 'bert', 'architectures': ['BertForMaskedLM'], 'tie_word_embeddings': True,
+        **sizes,
+    }  # fmt: skip
+    # or transformers would add a [MASK], of which the weights know nothing
+    tokenizer = {'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'mask_token': None}
+    versions = {package.__name__: package.__version__ for package in packages}
+    versions['python'] = platform.python_version()
+    used = {'constants': vars(constants), 'files': files._asdict(), 'versions': versions}
+    write_durably(os.path.join(folder, VOCABULARY), ''.join(f'{token}\n' for token in tokens))
+    contents = (CONFIG, config), ('tokenizer_config.json', tokenizer), (READER, used)
+    for name, content in contents:
+        text = json.dumps(content, ensure_ascii=False, indent=4)
+        write_durably(os.path.join(folder, name), f'{text}\n')
+
+
+def trained_constants(folder):
+    """Return {name: value} of the constants in TRAINED, {} where no reader is in a folder.
+
+    Raises UserError where reader.json is not as `describe` wrote it.
+    """
+    path = os.path.join(folder, READER)
+    if not os.path.exists(path):
+        return {}
+    try:
+        constants = json.loads(read_text(path))['constants']
+        return {name: constants[name] for name in TRAINED if name in constants}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise not_as_written(path, error) from None
+
+
+def not_as_written(path, error):
+    """Return the UserError for what came of a file of a trained reader."""
+    return unusable(path, f'not what train writes ({type(error).__name__}: {error})', AGAIN)

@@ -1,0 +1,147 @@
+"""support/paths.py: which files the constants mean."""
+
+import dataclasses
+import os
+
+import pytest
+from conftest import refusal, write_small
+from runs import RESULTS, call, options
+
+from support import paths
+from support.paths import locate_files
+
+BEST, CHECKPOINT = RESULTS[0], 'bert_model.ckpt'
+DATA = f'{CHECKPOINT}.data-00000-of-00001'
+EARLIER = 'best_model.weights.h5'
+
+
+@pytest.mark.parametrize(
+    ('there', 'missing'),
+    [
+        ('qid_answer_expand', None),
+        ('WebQA.json', ['SogouQA.json', 'bert_config.json', CHECKPOINT, 'vocab.txt']),
+        # a checkpoint is there when its index is
+        (f'{CHECKPOINT}.index', ['WebQA.json', 'SogouQA.json', 'bert_config.json', 'vocab.txt']),
+    ],
+)
+def test_demo_is_used_as_long_as_none_of_the_real_files_is_there(
+    script, monkeypatch, tmp_path, there, missing
+):
+    monkeypatch.setattr(paths, 'DATA', str(tmp_path))
+    (tmp_path / 'demo').mkdir()
+    (tmp_path / there).touch()
+    files = locate_files(script.Constants())
+    assert files.demo == (missing is None) and files.webqa.endswith('demo/WebQA.json') == files.demo
+    if missing:
+        line = refusal(paths.require, *files[:5], '')  # '': none is needed
+        assert line.startswith('missing: ') and '; data/README.md' in line
+        found = [path.rpartition('/')[2] for path in line.partition(';')[0].split(', ')]
+        assert found == missing
+
+
+def test_files_lie_in_the_data_folder_unless_given(script):
+    """Answers beside the data to validate on; a comma in the name of a folder separates nothing."""
+    for name in 'data_dir', 'config_path', 'checkpoint_path', 'dict_path':
+        files = locate_files(script.Constants(**{name: 'mine'}))  # none of the demo's instead
+        assert not files.demo and any(path.startswith('mine') for path in files[:5])
+    constants = script.Constants(data_dir='a,b', dict_path='b/c.txt', checkpoint_path='')
+    files = locate_files(constants)
+    names = 'WebQA.json', 'SogouQA.json', 'bert_config.json', 'qid_answer_expand'
+    *found, answers = (f'a,b/{name}' for name in names)
+    assert files == (*found, '', 'b/c.txt', answers, False)
+    assert paths.train_paths(constants, files) == ['a,b/WebQA.json']
+    data = {'train_data': 'b.json,c.json', 'valid_data': 'd.json'}
+    constants = script.Constants(data_dir='a', **data)
+    files = locate_files(constants)
+    assert paths.train_paths(constants, files) == ['b.json', 'c.json']
+    assert (files.sogouqa, files.official_answers) == ('d.json', 'd.json.answers')
+    for name, value in data.items():
+        line = refusal(locate_files, script.Constants(**{name: value}))
+        assert line == 'train_data and valid_data: give both, or none'
+    assert locate_files(script.Constants(valid_data='d.json'), 'eval').sogouqa == 'd.json'
+
+
+@pytest.mark.parametrize(('there', 'meant'), [(f'{CHECKPOINT}.index', CHECKPOINT), (BEST, BEST)])
+def test_folder_and_each_file_of_a_checkpoint_mean_all_of_it(script, tmp_path, there, meant):
+    (tmp_path / there).touch()
+    for given in '', meant, *([f'{meant}.index', f'{meant}.meta', DATA] if meant != there else []):
+        files = locate_files(script.Constants(checkpoint_path=str(tmp_path / given)))
+        assert files.checkpoint == str(tmp_path / meant)
+
+
+@pytest.mark.parametrize('reader', [True, False])
+def test_configuration_and_vocabulary_stand_beside_the_weights(
+    script, tmp_path, monkeypatch, reader
+):
+    """What is called config.json beside a checkpoint may be anything; a trained reader's is its
+    BERT's, and it is used with any data, also the demo's."""
+    for name in 'config.json', 'bert_config.json', 'vocab.txt', BEST, *['reader.json'] * reader:
+        (tmp_path / name).touch()
+    config = 'config.json' if reader else 'bert_config.json'
+    for given in tmp_path, tmp_path / BEST:
+        files = locate_files(script.Constants(checkpoint_path=str(given)))
+        assert files[2:5] == tuple(str(tmp_path / name) for name in (config, BEST, 'vocab.txt'))
+        assert files.demo == reader and files.webqa.endswith('demo/WebQA.json') == reader
+    files = locate_files(script.Constants(checkpoint_path=str(tmp_path), data_dir='elsewhere'))
+    assert not files.demo and files.webqa == 'elsewhere/WebQA.json'
+    # where one stands is no matter
+    monkeypatch.chdir(tmp_path)
+    assert not locate_files(script.Constants(checkpoint_path='')).demo
+    # an output folder without them takes those of the data
+    assert 'demo/vocab.txt' in locate_files(script.Constants(output_dir='none'), 'eval').vocabulary
+
+
+@pytest.mark.parametrize('name', ['best_model.weights', f'{BEST} reader.json'])
+def test_reader_is_ours_or_the_original_scripts(script, tmp_path, name):
+    """A plain BERT would answer too, and nobody would notice."""
+    there, *others = name.split()
+    constants = script.Constants(output_dir=str(tmp_path), data_dir=str(write_small(tmp_path)))
+    for lacking in BEST, *others:
+        line = refusal(paths.require_reader, locate_files(constants, 'eval'))
+        assert (
+            line == f'{tmp_path / lacking}: no such file; run train first, or give its output_dir'
+        )
+        (tmp_path / there).touch()
+    for other in others:
+        (tmp_path / other).touch()
+    files = locate_files(dataclasses.replace(constants, dict_path='mine'), 'eval')
+    # what stays in an edited script was to train with
+    assert files.vocabulary == (str(tmp_path / 'vocab.txt') if others else 'mine')
+    assert files.checkpoint == str(tmp_path / there)
+    paths.require_reader(files._replace(config='', vocabulary=''))
+
+
+@pytest.mark.parametrize('name', ['vocab.txt', 'config.json', BEST])
+def test_training_does_not_write_over_the_bert_that_it_trains_from(script, tmp_path, name):
+    """It may be the only copy; a link is no way around."""
+    (tmp_path / 'bert').mkdir()
+    (tmp_path / 'bert' / name).touch()
+    (tmp_path / 'link').symlink_to('bert')
+    constant = {'vocab.txt': 'dict_path', 'config.json': 'config_path', BEST: 'checkpoint_path'}
+    given = {'output_dir': str(tmp_path / 'link'), constant[name]: str(tmp_path / 'bert' / name)}
+    said = f'{tmp_path}/bert/{name}: train would write over it; choose another output_dir'
+    assert refusal(locate_files, script.Constants(**given)) == said
+    locate_files(script.Constants(**given), 'eval')  # which writes nothing there
+
+
+def test_output_folder_of_an_earlier_version_is_refused_in_one_line(script, tmp_path):
+    """Nothing in it is changed."""
+    data, old = write_small(tmp_path), tmp_path / 'old'
+    old.mkdir()
+    for name in 'config.json', 'bert_config.json', 'vocab.txt', EARLIER, 'random_order.json':
+        (old / name).write_text('{"constants": {"topk": 2}}', encoding='utf-8')
+    before = {path: path.read_bytes() for path in old.iterdir()}
+    what = 'weights in the format of an earlier version, which is no longer read; train again, in'
+    predict = ['--question=谁？', '--passage=中国']
+    for command, *rest in ['train'], ['eval'], ['predict', *predict], ['export', old / 'new']:
+        status, out, err = call(script, command, *rest, *options(data, old))
+        assert (status, out) == (2, []) and err == f'{old / EARLIER}: {what} another output_dir\n'
+    for given in old, old / EARLIER:
+        line = refusal(locate_files, script.Constants(checkpoint_path=str(given)))
+        assert line.startswith(f'{old / EARLIER}: {what}')
+    assert before == {path: path.read_bytes() for path in old.iterdir()}
+    # other weights there are no matter
+    (old / f'{CHECKPOINT}.index').touch()
+    for given in old, old / CHECKPOINT:
+        files = locate_files(script.Constants(checkpoint_path=str(given)))
+        assert files.checkpoint == os.path.join(old, CHECKPOINT)

@@ -1,0 +1,86 @@
+"""support/trained.py: the folder that `train` leaves, which others can open too."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import safetensors
+from conftest import VOCABULARY, refusal, small_files
+from runs import RESULTS
+
+from support import bert, trained
+from support.files import digest_of
+from support.settings import configure
+
+MAY_DIFFER = {
+    'data_dir', 'config_path', 'checkpoint_path', 'dict_path', 'output_dir', 'epochs',
+    'accumulate_steps', 'backup_minutes', 'report', 'train_data', 'valid_data',
+}  # fmt: skip
+
+
+def test_fixed_is_what_a_run_must_be_continued_with(script):
+    """Neither where things lie, which a folder that was moved changes, nor how long it goes on."""
+    constants = script.Constants(topk=3, epochs=5)
+    expected = {name: value for name, value in vars(constants).items() if name not in MAY_DIFFER}
+    assert trained.fixed(constants) == expected
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        constants.topk = 4
+
+
+@pytest.mark.parametrize('gone', ['backup_minutes', 'max_q_len'])
+def test_name_in_a_list_that_no_constant_has_is_an_error(script, gone):
+    """Or who renames a constant would find runs refused, or readers built with another value."""
+    kinds = script.Constants.__annotations__.items()
+    fields = [(name, kind, getattr(script.Constants, name)) for name, kind in kinds if name != gone]
+    line = refusal(configure, dataclasses.make_dataclass('Renamed', fields, frozen=True), {})
+    assert line.startswith(f'{gone}: no constant has this name; mend MAY_DIFFER and TRAINED')
+
+
+@pytest.fixture
+def reader(script, small):
+    """(the folder that `train` leaves, the model, constants and Files that it was made of)."""
+    constants = script.Constants(data_dir=str(small), output_dir=str(small / 'output'), topk=3)
+    files = small_files(script, small)
+    model, _ = script.build_model(files, '', constants)
+    (small / 'output').mkdir()
+    trained.describe(constants.output_dir, *bert.describe(files), constants, files, [np])
+    bert.save_best(constants.output_dir, model, bert.bert_digest(files))
+    return small / 'output', model, constants, files
+
+
+def test_trained_reader_is_a_folder_of_hugging_face(reader):
+    """Its vocabulary is the simplified one: read again, it is the same. See test_checkpoints for
+    the weights, in_transformers.py for what transformers says of it."""
+    folder, _, constants, files = reader
+    contents = {path.name: path.read_text(encoding='utf-8') for path in folder.glob('*.[jt]*')}
+    told = {name: json.loads(text) for name, text in contents.items() if name != 'vocab.txt'}
+    tokens = [token for token in VOCABULARY if token[0] != '[' and token != '##中']
+    tokens = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', *tokens]
+    assert contents['vocab.txt'].split('\n') == [*tokens, '']
+    given = json.loads((folder.parent / 'bert_config.json').read_text(encoding='utf-8'))
+    assert told.pop('config.json') == {
+        'model_type': 'bert', 'architectures': ['BertForMaskedLM'], 'tie_word_embeddings': True,
+        **given, 'vocab_size': len(tokens),
+    }  # fmt: skip
+    # transformers would add a [MASK], of which the weights know nothing
+    options = {'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'mask_token': None}
+    assert told.pop('tokenizer_config.json') == options
+    used = told.pop('reader.json')
+    assert not told and used['versions'].keys() == {'numpy', 'python'}
+    assert (used['constants'], used['files']) == (vars(constants), files._asdict())
+    with safetensors.safe_open(folder / RESULTS[0], 'numpy') as file:
+        assert file.metadata() == {'format': 'pt', 'bert': bert.bert_digest(files)}
+    again = files._replace(config=f'{folder}/config.json', vocabulary=f'{folder}/vocab.txt')
+    assert bert.describe(again) == bert.describe(files)
+
+
+def test_trained_reader_is_a_bert_to_train_from(script, reader):
+    """Also where configuration and vocabulary in an edited script are still the BERT's own."""
+    folder, model, constants, files = reader
+    edited = {'config_path': files.config, 'dict_path': files.vocabulary}
+    for given in {'checkpoint_path': folder}, {'checkpoint_path': folder / RESULTS[0], **edited}:
+        given = {name: str(path) for name, path in given.items()}
+        used, found, _ = configure(script.Constants, {'data_dir': constants.data_dir, **given})
+        again, _ = script.build_model(found, found.checkpoint, used)
+        assert digest_of(again) == digest_of(model)
