@@ -15,13 +15,14 @@ import types
 import numpy as np
 import pytest
 from conftest import refusal, write_json
-from runs import AT_WORK, RESULTS, Killed, Process, options, position, results, shard, varied_record
+from runs import AT_WORK, Killed, Process, options, position, results, shard, varied_record
 
 import evaluate_sogou
 from evaluate_sogou import Reference
 from support import predictions
 from support.predictions import predict_stream, predict_to_file
 from support.records import dataset_answers
+from support.trained import CONFIG, READER, VOCABULARY, WEIGHTS
 
 IDS = 'abcdefg'
 TEXTS = '北京', '北京市', '海', '', '上\t海\n\u2028', '天津\x00', '重'
@@ -354,7 +355,8 @@ def test_reading_killed_at_any_moment_answers_the_rest(study, undisturbed, tmp_p
 
     def start(output):
         output.mkdir(exist_ok=True)
-        shutil.copy(undisturbed.output / RESULTS[0], output)
+        for name in WEIGHTS, CONFIG, VOCABULARY, READER:
+            shutil.copy(undisturbed.output / name, output)
         write_json(output / 'random_order.json', [*range(3 * total)])
         return Process(tmp_path, 'eval', *options(folder, output), changes=['counted_answers(0)'])
 
