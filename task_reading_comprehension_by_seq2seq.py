@@ -73,13 +73,12 @@ import numpy as np
 
 from evaluate_sogou import Tally
 from support import bert, paths, predictions, process, records, serving, training, truncation
-from support.answers import Hypothesis, agreed, describe, search_result
-from support.batches import in_groups
-from support.console import log, print_lines
+from support.answers import Hypothesis, Question, agreed, describe, draw_window, search_result
 from support.keras2 import keras, tf
-from support.spans import Question, draw_window
-from support.terminal import print_answer
-from support.unilm import UniLM, search_together
+from support.process import log, print_lines
+from support.reading import CachedUniLM, in_groups
+from support.report import as_text
+from support.resume import Run
 
 # -------------------------------------------------------------------------------------------- data
 
@@ -285,19 +284,19 @@ class ReadingComprehension:
     def __init__(self, model, tokenizer, constants):
         self.model, self.tokenizer, self.constants = model, tokenizer, constants
         self.end_id = tokenizer._token_end_id
-        self.unilm = UniLM(model, unilm_mask, constants.precision)
+        self.unilm = CachedUniLM(model, unilm_mask, constants.precision)
 
     def answer(self, question, passages, topk=None):
         """Read the passages and answer the question.
 
         question: str; passages: of str or {'passage': str}; topk: beam width, None for the
-        constant. Returns an Answer. Raises TypeError or ValueError for anything else.
+        constant. Returns an Answer. Raises UserError for anything else.
         """
         return next(self.answers([records.as_asked(question, passages, passage_text)], topk))
 
     def answers(self, questions, topk=None):
         """Yield an Answer for each (question, passages), str and list of str, read together."""
-        topk = records.as_width(topk, self.constants.topk)
+        topk = topk or self.constants.topk
         encoded = (self.encode(question, passages) for question, passages in questions)
         for group in in_groups(encoded, self.tokens_together):
             results = self.search([(each.p_token_ids, each.q_token_ids) for each in group], topk)
@@ -317,12 +316,12 @@ class ReadingComprehension:
         """Return the SearchResult of each (p_token_ids, q_token_ids), by either vote."""
         if self.constants.vote == 'token':
             searches = [self.beam_search(*pair, topk) for pair in pairs]
-            return search_together(self.unilm, searches, self.answerable)
+            return self.unilm.search_together(searches, self.answerable)
         alone = {}  # each passage writes an answer by itself; one that stands twice is read once
         for p_token_ids, q_token_ids in pairs:
             for passage in p_token_ids:
                 alone[(*passage, *q_token_ids)] = self.beam_search([passage], q_token_ids, topk)
-        found = search_together(self.unilm, [*alone.values()], self.answerable)
+        found = self.unilm.search_together([*alone.values()], self.answerable)
         found = dict(zip(alone, found))
         return [vote_on_answers([found[(*p, *q)] for p in ps], topk) for ps, q in pairs]
 
@@ -378,24 +377,33 @@ class ReadingComprehension:
 
     def predict(self, data):
         """Yield the prediction for each record, a dict that JSON can hold, see predictions.py."""
-        return predictions.of_records(data, lambda some: self.answers(map(asked, some)))
+
+        def warnings(record, answer):
+            return self.warnings(*asked(record), answer)
+
+        return predictions.of_records(data, lambda some: self.answers(map(asked, some)), warnings)
+
+    def warnings(self, question, passages, answer):
+        """Return what of a question or in its Answer is lost, a list of str, see truncation.py."""
+        are_cut = [not answer.candidates[0].finished]
+        told = unify_separators, self.tokenizer, self.constants
+        return truncation.warnings([(question, passages)], are_cut, *told)
 
 
 # --------------------------------------------------------------------------------------- evaluator
 
 
-class Evaluator(keras.callbacks.Callback):
+class Evaluator:
     """Scores a sample of the validation questions after every epoch, and keeps the best weights.
 
-    valid_data: list of records; references: {id: Reference}; run: training.Run.
+    valid_data: list of records; references: {id: Reference}; run: resume.Run.
     """
 
     def __init__(self, reader, valid_data, references, run):
-        super().__init__()
         self.reader, self.references, self.run = reader, references, run
         self.sample = records.complete(valid_data)[: reader.constants.valid_sample]
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch, logs):
         """Score, add the score to the logs; of equally good weights the later ones are kept."""
         logs.update(self.evaluate())
         quality = {'final': logs['val_Final'], 'loss': -logs['loss']}
@@ -403,12 +411,13 @@ class Evaluator(keras.callbacks.Callback):
 
     def evaluate(self):
         """Show five answers, wrong ones first. Returns {'val_Accuracy', 'val_F1', 'val_Final'}."""
-        tally, scores, shown = Tally(), predictions.Scores(self.references), []
+        tally, shown = Tally(), []
         for prediction in self.reader.predict(self.sample):
-            self.run.stop.if_asked()
-            score = scores.of(prediction)
+            self.run.stop_if_asked()
+            score = predictions.score_of(prediction, self.references)
             tally.add(score)
-            gold, text = self.references[prediction['id']].answer, prediction['text'] or '(none)'
+            gold = self.references[records.id_of(prediction)].answer
+            text = prediction['text'] or '(none)'
             shown.append((score.correct, prediction['question'], text, gold))
         shown.sort()
         for correct, question, text, gold in shown[:3] + shown[3:][-2:]:
@@ -419,10 +428,10 @@ class Evaluator(keras.callbacks.Callback):
 # ---------------------------------------------------------------------------------------- commands
 
 
-def load_data(path, constants, labelled=True):
+def load_data(path, files, constants, labelled=True):
     """Read a dataset as the reader sees it, and say what of it is cut off."""
     data = records.load_questions(path, passage_text, labelled)
-    truncation.report(path, data, unify_separators, constants)
+    truncation.report(path, data, unify_separators, files.vocabulary, constants)
     return data
 
 
@@ -431,8 +440,8 @@ def train(constants, files):
     train_paths = paths.train_paths(constants, files)
     paths.require(*train_paths, files.sogouqa, files.config, files.checkpoint, files.vocabulary)
     with training.only_one(constants) as strategy:
-        sogouqa = load_data(files.sogouqa, constants)
-        webqa = [record for path in train_paths for record in load_data(path, constants)]
+        sogouqa = load_data(files.sogouqa, files, constants)
+        webqa = [record for path in train_paths for record in load_data(path, files, constants)]
         references = records.load_references(files, sogouqa)
         train_data, valid_data = split(webqa, sogouqa, constants)
         records.require_data(train_data, valid_data, files)
@@ -444,10 +453,10 @@ def train(constants, files):
         def draw(record, rng):
             return encode_pair(tokenizer, *training_pair(record, rng, constants), constants)
 
-        run = training.Run(trainer, draw, train_data, valid_data, strategy, files, constants)
+        run = Run(trainer, draw, train_data, valid_data, strategy, files, constants)
         run.fit(Evaluator(reader, valid_data, references, run))
         if run.is_chief:
-            run.load_best()
+            bert.load_best(constants.output_dir, model, files)
             score_validation(reader, valid_data, references)
 
 
@@ -478,10 +487,10 @@ def evaluate_best(constants, files):
     """Score validation with the best weights."""
     paths.require(files.sogouqa)
     reader = load_trained(constants, files)
-    paths.require_order(constants)
-    sogouqa = load_data(files.sogouqa, constants)
+    of_reader = paths.require_order(constants, files)
+    sogouqa = load_data(files.sogouqa, files, constants)
     references = records.load_references(files, sogouqa)
-    _, valid_data = split([], sogouqa, constants)
+    _, valid_data = split([], sogouqa, of_reader)
     score_validation(reader, valid_data, references, process.rank_and_world_size())
 
 
@@ -491,7 +500,7 @@ def predict(constants, files, line):
         reader = load_trained(constants, files)
         predictions.print_stream(sys.stdin, reader.predict, passage_text)
     elif line.path:
-        data = load_data(line.path, constants, labelled=False)
+        data = load_data(line.path, files, constants, labelled=False)
         reader = load_trained(constants, files)
         joined = predictions.predict_to_file(reader, data, **predictions.place_of(line))
         if joined:
@@ -500,7 +509,9 @@ def predict(constants, files, line):
         reader = load_trained(constants, files)
         asked_for = records.as_asked(line.question, line.passages, passage_text)
         [answer] = reader.answers([asked_for])
-        print_answer(answer, asked_for[1], reader.tokenizer)
+        if warnings := reader.warnings(*asked_for, answer):
+            log(f'what is asked: {"; ".join(warnings)}')
+        print(as_text(answer, asked_for[1], reader.tokenizer))
 
 
 def run_command(line):

@@ -1,9 +1,11 @@
 """Convert a public file of questions, passages and answers into the format of data/README.md.
 
     python data/convert.py INPUT OUTPUT [--negatives=N] [--seed=N]
+    python data/convert.py INPUT    # only says what it is
 
-INPUT is told by its keys: CMRC2018, SQuAD (DRCD, DuReader-robust), DuReader 2.0, WebQA, RGB,
-DomainRAG, FiD or DPR, flat lines, our own; JSON or JSON lines, perhaps gzipped, UTF-8 or GB18030.
+INPUT is told by its keys: CMRC2018, SQuAD (DRCD, DuReader-robust), also as Hugging Face `datasets`
+write it, DuReader 2.0, WebQA, RGB, DomainRAG, FiD or DPR, HotpotQA, MuSiQue, MS MARCO, ragas,
+LongBench, flat lines, our own; JSON, JSON lines or a table, perhaps gzipped, UTF-8 or GB18030.
 All answers that count as right go into OUTPUT.answers, for `evaluate_sogou.py --answers`.
 """
 
@@ -20,8 +22,8 @@ import typing
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from evaluate_sogou import Reference, UserError
-from support.console import Parser, exit_status, log
-from support.files import atomic_write
+from support.files import durable_write, write_durably
+from support.process import Parser, log, run
 from support.records import SEPARATORS, dataset_answers
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
@@ -124,13 +126,13 @@ def as_official_answers(accepted):
 
 def write(output, converted):
     """Write the records and, where there are any, the answers: both or neither."""
-    with atomic_write(output) as unfinished:
+    path = os.path.realpath(output) if os.path.isfile(output) else output  # a link stays one
+    with durable_write(path) as unfinished:
         with open(unfinished, 'w', encoding='utf-8') as file:
             json.dump(converted.records, file, ensure_ascii=False, indent=1)
             file.write('\n')
         if any(right.variants for right in converted.accepted.values()):
-            with atomic_write(f'{output}.answers') as unfinished, open(unfinished, 'wb') as file:
-                file.write(as_official_answers(converted.accepted).encode('utf-8'))
+            write_durably(f'{output}.answers', as_official_answers(converted.accepted))
 
 
 def report(converted):
@@ -142,6 +144,8 @@ def report(converted):
     log(f'answers that no passage holds: {sought[False]} of {sum(sought.values())}')
     left_out = (f'{reason}: {count}' for reason, count in converted.left_out.items() if count)
     log(f'left out: {"; ".join(left_out) or "nothing"}')
+    if not sought and not any(map(any, held)):
+        log('no answer in it: there is nothing to train on or to score, only to predict')
 
 
 def whole_number(text):
@@ -156,23 +160,24 @@ def main():
     as_it_stands = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=__doc__, formatter_class=as_it_stands, allow_abbrev=False)
     parser.add_argument('input', metavar='INPUT')
-    parser.add_argument('output', metavar='OUTPUT')
+    parser.add_argument('output', metavar='OUTPUT', nargs='?')
     of_others = 'passages of other questions for each question, which give no answer'
     parser.add_argument('--negatives', metavar='N', type=whole_number, default=0, help=of_others)
     parser.add_argument('--seed', metavar='N', type=whole_number, default=42, help='of the draw')
     options = parser.parse_args()
     source = read(options.input)
-    for name in (options.output, f'{options.output}.answers'):
+    for name in (options.output, f'{options.output}.answers') if options.output else ():
         if os.path.isdir(name):  # noticed before the other file is there
             raise UserError(f'{name}: is a folder; give another OUTPUT')
         if os.path.exists(name) and os.path.samefile(name, options.input):
             raise UserError(f'{name}: is what is to be converted; give another OUTPUT')
     converted = convert(source)
     add_negatives(converted, options.negatives, options.seed)
-    write(options.output, converted)
+    if options.output:
+        write(options.output, converted)
     log(f'{options.input}: {source.name}')
     report(converted)
 
 
 if __name__ == '__main__':
-    sys.exit(exit_status(main))
+    sys.exit(run(main))

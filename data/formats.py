@@ -4,7 +4,6 @@ FORMATS has a row for each: the keys that tell it, the function that makes Quest
 """
 
 import collections
-import contextlib
 import functools
 import gzip
 import itertools
@@ -14,10 +13,29 @@ import typing
 import zlib
 
 from evaluate_sogou import UserError
-from support.records import HALF_CHARACTER, NO_ANSWERS, SEPARATORS
+from support.files import GZIP, decoded, read_bytes, refuse_foreign
+from support.records import HALF_CHARACTER, NO_ANSWERS, SEPARATORS, values_of
 
 KINDS = {dict: 'a record', list: 'a list', str: 'a string', bool: 'true or false'}
 LATIN = '[A-Za-z0-9\u00c0-\u024f]'
+# how public files call the same thing
+IDS = 'id', '_id', 'query_id', 'question_id', 'qid'
+QUESTIONS = 'question', 'query', 'user_input', 'input'
+RIGHT = (  # of the first that a record has any of; what stands beside `ground_truth` is a system's
+    ('ground_truth', 'ground_truths', 'reference'),
+    ('answers', 'answer', 'golden_answers', 'answer_aliases'),
+)
+NEGATIVES = 'negative_ctxs', 'hard_negative_ctxs'
+PASSAGES = (
+    'context', 'contexts', 'passage', 'passages', 'paragraphs', 'documents', 'retrieved_contexts',
+    'reference_contexts', 'ctxs', 'positive_ctxs', *NEGATIVES,
+)  # fmt: skip
+TEXTS = (
+    'text', 'passage', 'passage_text', 'paragraph_text', 'contents', 'content', 'page_content',
+    'context', 'sentences',
+)  # fmt: skip
+# 0 or false where a passage gives no answer
+MARKS = 'hasanswer', 'has_answer', 'is_selected', 'is_supporting'
 
 
 class Question(typing.NamedTuple):
@@ -33,7 +51,7 @@ class Format(typing.NamedTuple):
     """A row of FORMATS."""
 
     name: str
-    keys: tuple  # that tell it; `a|b` is either
+    keys: tuple  # that tell it; `a|b` is either, `a.b` a key of what stands under a
     read: typing.Callable  # of a record, a dict, and {reason: what is left out}; yields Questions
     by_text: bool = False  # the same text is the same question, whatever its id
     as_it_stands: bool = False  # a passage's answer is given, not sought
@@ -81,7 +99,7 @@ def _written(value, name):
 
 
 def _id(record, name='id'):
-    return re.sub('[\t\r\n]', ' ', _written(record.get(name), name)).strip()
+    return re.sub('[\t\r\n\ufeff]', ' ', _written(record.get(name), name)).strip()
 
 
 def _answer(value, name='answer'):
@@ -95,18 +113,61 @@ def _answer(value, name='answer'):
     return ' '.join(part for part in parts if part and part.lower() not in NO_ANSWERS)
 
 
-def _answers(record, name):
-    """Return the answers of a list of alternatives, some of which may be {"text": answer}."""
-    values = _field(record, name, list)
-    values = [value.get('text') if isinstance(value, dict) else value for value in values]
-    return [answer for value in values if (answer := _answer(value, name))]
+def _answers(record, name, are_parts=False):
+    """Return the answers of a list of alternatives, of {"text": such a list}, or one alone.
+
+    are_parts: whether the list is rather one of parts; a list in it is spellings of one.
+    """
+    value = record.get(name)
+    value = value.get('text', value) if isinstance(value, dict) else value
+    values = [
+        each.get('text', each) if isinstance(each, dict) else each for each in _as_list(value)
+    ]
+    alternatives = [values] if are_parts and value == values else map(_as_list, values)
+    return [answer for parts in alternatives for answer in _spellings(parts, name)]
+
+
+def _accepted(record, parts=None):
+    """Return all answers of a record that count as right; parts: the name of a list of parts."""
+    if record.get('is_impossible') is True or record.get('answerable') is False:
+        return []
+    names = next((names for names in RIGHT if {*names} & {*record}), ())
+    return [answer for name in names for answer in _answers(record, name, name == parts)]
 
 
 def _spellings(parts, name='answer'):
     """Return all spellings of an answer, given its parts, each a text or a list of spellings."""
-    choices = [_answers({name: _as_list(part)}, name) or [''] for part in parts]
-    spelt = (' '.join(filter(None, choice)) for choice in itertools.product(*choices))
+    choices = [[*filter(None, (_answer(each, name) for each in _as_list(part)))] for part in parts]
+    spelt = (' '.join(choice) for choice in itertools.product(*filter(None, choices)))
     return [*filter(None, spelt)]
+
+
+def _entries(record, name):
+    """Yield passages as records; they may be columns, texts, or [title, sentences]."""
+    value = record.get(name)
+    if isinstance(value, dict):
+        columns = {key: column for key, column in value.items() if isinstance(column, list)}
+        rows = itertools.zip_longest(*columns.values())
+        value = [dict(zip(columns, row, strict=True)) for row in rows] if columns else [value]
+    for entry in _as_list(value):
+        if isinstance(entry, list) and [*map(type, entry)] == [str, list]:
+            entry = dict(zip(('title', 'sentences'), entry, strict=True))
+        yield _typed({'text': entry} if isinstance(entry, str) else entry, dict, name)
+
+
+def _first(record, names):
+    return next((name for name in names if record.get(name) is not None), names[0])
+
+
+def _text(entry):
+    """Return the text of a passage, its sentences joined."""
+    name = _first(entry, TEXTS)
+    if not isinstance(entry.get(name), list):
+        return _field(entry, name)
+    # some bring their spaces along; Chinese has none
+    return re.sub('(?<=[!-~])\n(?=[!-~])', ' ', '\n'.join(_list(entry, name, str))).replace(
+        '\n', ''
+    )
 
 
 def _joined_words(value, name):
@@ -120,13 +181,13 @@ def _joined_words(value, name):
 def _read_ours(record, left_out):
     """An answer is what `records.load_questions` makes of it."""
     passages = []
-    for passage in _list(record, 'passages'):
+    for passage in _entries(record, 'passages'):
         if isinstance(passage.get('answer'), list):
             answer = ' '.join(filter(None, map(str.strip, _list(passage, 'answer', str))))
         else:
             answer = _field(passage, 'answer')
         is_answer = answer and answer.strip().lower() not in NO_ANSWERS
-        passages.append((_field(passage, 'passage'), [answer] if is_answer else []))
+        passages.append((_text(passage), [answer] if is_answer else []))
     yield Question(_id(record), _field(record, 'question'), passages, [])
 
 
@@ -134,7 +195,7 @@ def _read_context(record, left_out, context='context', question='question', ques
     """A context and the questions about it; the offsets of answers are too often wrong."""
     passage = _field(record, context)
     for asked in _list(record, 'qas') or [{}]:  # a context without questions is told of
-        answers, text = _answers(asked, 'answers'), _field(asked, question)
+        answers, text = _accepted(asked), _field(asked, question)
         yield Question(_id(asked, question_id), text, [(passage, answers)], answers)
 
 
@@ -145,7 +206,7 @@ def _read_squad(record, left_out):
 
 def _read_dureader(record, left_out):
     """Entities come first, which are short; fake answers, found by a program, only in passages."""
-    accepted = _answers(record, 'entity_answers') + _answers(record, 'answers')
+    accepted = _answers(record, 'entity_answers') + _accepted(record)
     sought = accepted + _answers(record, 'fake_answers')
     documents = _list(record, 'documents')
     passages = [(text, sought) for entry in documents for text in _list(entry, 'paragraphs', str)]
@@ -178,7 +239,10 @@ def _read_rgb(record, left_out):
 
     Where several facts are asked at once, each list of positive passages gives one of them.
     """
-    answer, positive = record.get('answer'), _field(record, 'positive', list)
+    answer, positive = (
+        record.get(_first(record, ('answer', 'answers'))),
+        _field(record, 'positive', list),
+    )
     accepted = _spellings(_as_list(answer))
     groups = [(positive, accepted)]
     if any(isinstance(group, list) for group in positive):
@@ -208,88 +272,113 @@ def _read_domainrag(record, left_out):
     yield Question(_id(record), _field(record, 'question'), [*texts.items()], answers)
 
 
-def _read_contexts(record, left_out):
-    answers, entries = _answers(record, 'answers'), _list(record, 'ctxs')
-    may_give = ([] if entry.get('hasanswer') is False else answers for entry in entries)
-    passages = [*zip((_field(entry, 'text') for entry in entries), may_give, strict=True)]
-    yield Question(_id(record), _field(record, 'question'), passages, answers)
+def _read_any(record, left_out):
+    """A question, its passages and its answers, which stand side by side."""
+    answers, passages = _accepted(record, parts='answer'), []
+    titles = _titles(record.get('supporting_facts'))
+    for name in (name for name in PASSAGES if record.get(name) is not None):
+        for entry in _entries(record, name):
+            may_give = _answers(entry, 'answer', True) if 'answer' in entry else answers
+            if (titles and entry.get('title') not in titles) or name in NEGATIVES:
+                may_give = []
+            if any(entry.get(mark) in (False, 'false') for mark in MARKS):
+                may_give = []
+            passages.append((_text(entry), may_give))
+    text = _field(record, _first(record, QUESTIONS))
+    passages = passages or [('', [])]  # which is told of
+    yield Question(_id(record, _first(record, IDS)), text, passages, answers)
 
 
-def _read_flat(record, left_out):
-    passage = _field(record, 'context') or _field(record, 'passage')
-    text = _field(record, 'question') or _field(record, 'query')
-    answers = [*filter(None, [_answer(record.get('answer'))])]
-    yield Question(_id(record), text, [(passage, answers)], answers)
+def _titles(facts):
+    """Return the titles of passages that are needed, by HotpotQA's [title, sentence] or columns."""
+    if isinstance(facts, dict):
+        return _as_list(facts.get('title'))
+    return [each[0] for each in _as_list(facts or []) if isinstance(each, list) and each]
 
 
 CMRC2018 = {'context': 'context_text', 'question': 'query_text', 'question_id': 'query_id'}
 FORMATS = [
-    Format('our own format', ('question', 'passages'), _read_ours, as_it_stands=True),
+    Format('our own format', ('question', 'passages.answer'), _read_ours, as_it_stands=True),
     Format('CMRC2018', ('context_text', 'qas'), functools.partial(_read_context, **CMRC2018)),
+    Format('MuSiQue', ('question', 'paragraphs.paragraph_text'), _read_any),
     Format('SQuAD', ('paragraphs',), _read_squad),
-    Format('DuReader 2.0', ('question', 'documents'), _read_dureader),
+    Format('DuReader 2.0', ('question', 'documents.paragraphs'), _read_dureader),
+    Format('HotpotQA', ('question', 'context', 'supporting_facts'), _read_any),
     Format('WebQA in tokens', ('question_tokens', 'evidences'), _read_webqa_tokens),
     Format('WebQA in texts', ('question', 'evidences'), _read_webqa_texts),
-    Format('RGB', ('query', 'answer', 'positive', 'negative'), _read_rgb),
-    Format('DomainRAG', ('question', 'positive_reference', 'answers'), _read_domainrag),
-    Format('FiD or DPR', ('question', 'ctxs'), _read_contexts),
-    Format('flat lines', ('context|passage', 'question|query', 'answer'), _read_flat, by_text=True),
+    Format('RGB', ('query', 'answer|answers', 'positive', 'negative'), _read_rgb),
+    Format('DomainRAG', ('question', 'positive_reference', 'answers|answer'), _read_domainrag),
+    Format('FiD or DPR', ('question', 'ctxs|positive_ctxs'), _read_any),
+    Format('MS MARCO', ('query|question', 'passages.passage_text'), _read_any),
+    Format(
+        'ragas',
+        ('question|user_input', 'contexts|retrieved_contexts|reference_contexts'),
+        _read_any,
+    ),
+    Format('LongBench', ('input', 'context'), _read_any),
+    Format('Hugging Face datasets', ('question', 'context', 'answers'), _read_any),
+    Format('flat lines', ('context|passage', 'question|query', 'answer'), _read_any, by_text=True),
+    Format('questions and passages', ('|'.join(QUESTIONS), '|'.join(PASSAGES)), _read_any),
 ]
 
 # -------------------------------------------------------------------------------------- the file
 
 
+# a control character in a string spoils nothing; NaN is how tables write that nothing is there
+DECODER = json.JSONDecoder(strict=False, parse_constant=lambda name: None)
+
+
 def _decoded(path):
     """Return the text of a file, gzipped or not, and its encoding."""
+    content = read_bytes(path)
+    refuse_foreign(path, content, GZIP)
     try:
-        with open(path, 'rb') as file:
-            content = file.read()
-        content = gzip.decompress(content) if content.startswith(b'\x1f\x8b') else content
+        return decoded(path, gzip.decompress(content) if content[:2] == b'\x1f\x8b' else content)
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, 'strerror', None) or error
-        raise UserError(f'{path}: cannot be read ({reason})') from None
-    try:
-        return content.decode('utf-8'), 'UTF-8'
-    except UnicodeDecodeError as error:
-        place = f'{path}: not UTF-8 at byte {error.start}'
-    # a damaged UTF-8 file may be valid GB18030 too, but most of it is still UTF-8
-    mostly = content.decode('utf-8', 'replace')
-    if len(re.findall('[^\x00-\x7f\ufffd]', mostly)) < mostly.count('\ufffd'):
-        with contextlib.suppress(UnicodeDecodeError):
-            return content.decode('gb18030'), 'GB18030'
-    raise UserError(f'{place}, nor GB18030; download it again, or save it as UTF-8')
+        raise UserError(f'{path}: cannot be read ({error}); download it again') from None
 
 
-def _values(text, path):
-    """Yield the JSON values of a text, one or several."""
-    # a control character in a string spoils nothing; NaN is how tables write that nothing is there
-    decoder = json.JSONDecoder(strict=False, parse_constant=lambda name: None)
-    gap, position = re.compile('[\\s\ufeff]*'), 0
+def _records(text, path):
+    """Yield the records of lists, tables and {id: record}, and those that stand alone."""
     try:
-        while (position := gap.match(text, position).end()) < len(text):
-            value, position = decoder.raw_decode(text, position)
-            yield value
+        for value in values_of(text, DECODER):
+            yield from _rows(value)
     except (RecursionError, ValueError) as error:
         raise UserError(f'{path}: no JSON that can be read ({error}); see data/README.md') from None
 
 
-def _records(text, path):
-    """Yield the records of lists, {"data": list} and {id: record}, and those that stand alone."""
-    for value in _values(text, path):
-        data = value.get('data') if isinstance(value, dict) else value
-        if isinstance(data, list):
-            yield from data
-        elif value and isinstance(value, dict) and {*map(type, value.values())} == {dict}:
-            yield from ({'id': name, **record} for name, record in value.items())
-        else:
-            yield value
+def _rows(value):
+    """Return the records in a value of JSON, also as pandas and `datasets` write their tables."""
+    data = value.get('data') if isinstance(value, dict) else value
+    if isinstance(data, list):
+        names = value.get('columns') if isinstance(value, dict) else None
+        is_table = isinstance(names, list) and all(isinstance(row, list) for row in data)
+        return [dict(zip(map(str, names), row)) for row in data] if is_table else data  # noqa: B905
+    columns = [*value.values()] if isinstance(value, dict) else []
+    kinds = {*map(type, columns)}
+    if kinds == {list} and len(columns) > 1 and len({*map(len, columns)}) == 1:
+        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    if kinds != {dict}:
+        return [value]
+    if all(name.isdigit() for column in columns for name in column):
+        return [{name: value[name].get(row) for name in value} for row in columns[0]]
+    return [{'id': name, **record} for name, record in value.items()]
+
+
+def _has(record, key):
+    name, _, inner = key.partition('.')
+    within = _as_list(record.get(name))
+    return name in record and (
+        not inner or any(type(each) is dict and inner in each for each in within)
+    )
 
 
 def _format_of(records):
-    """Return the Format of the first record that has one, or None."""
-    for record in records:
-        for known in FORMATS if isinstance(record, dict) else []:
-            if all(any(name in record for name in keys.split('|')) for keys in known.keys):
+    """Return the Format of the records, the first that any of them has, or None."""
+    records = [record for record in records if isinstance(record, dict)]
+    for known in FORMATS:
+        for record in records:
+            if all(any(_has(record, name) for name in keys.split('|')) for keys in known.keys):
                 return known
     return None
 

@@ -1,11 +1,58 @@
-"""An answer as others get it: text, place, scores, candidates, votes; not how it is searched."""
+"""A question as it is read, and its answer: text, place, scores, votes; not how it is searched."""
 
+import collections
 import math
 import typing
+import unicodedata
 
 import numpy as np
 
-from .spans import find_span
+from evaluate_sogou import UserError
+
+
+class Question(typing.NamedTuple):
+    """A question and its passages, as text and, in windows of `max_p_len` tokens, as token ids."""
+
+    passages: list  # of str
+    unified: list  # of str, as they are tokenized, character by character
+    windows: list  # for each the number of its passage, and how many of its tokens stand before
+    p_token_ids: list  # for each its token ids with [CLS] and [SEP]: it is read like a passage
+    q_token_ids: list  # of int, with its [SEP]
+
+    @classmethod
+    def of(cls, passages, unified, p_token_ids, q_token_ids, constants):
+        """Return the Question whose passages are cut into windows; p_token_ids: of whole ones."""
+        windows, pieces, size = [], [], constants.max_p_len - 2
+        for number, (first, *text, last) in enumerate(p_token_ids):
+            for start in window_starts(len(text), size, constants.passage_stride):
+                windows.append((number, start))
+                pieces.append([first, *text[start : start + size], last])
+        return cls(passages, unified, windows, pieces, q_token_ids)
+
+    @property
+    def tokens(self):
+        """How many tokens are read."""
+        return sum(len(token_ids) + len(self.q_token_ids) for token_ids in self.p_token_ids)
+
+
+def window_starts(length, size, stride):
+    """Return where windows of `size` begin in a text, a new one after every `stride`: a range.
+
+    None begins after one that reached the end; stride: 0 for the first window alone. Raises
+    UserError for a stride that would leave some of the text unread.
+    """
+    if stride > size:
+        raise UserError(f'passage_stride = {stride}: leaves tokens unread; at most {size}')
+    return range(0, max(length - size + stride, 1), stride) if stride else range(1)
+
+
+def draw_window(passage, rng, constants):
+    """Draw one of the windows that are read of a passage; here its tokens are its characters."""
+    starts = window_starts(len(passage), constants.max_p_len - 2, constants.passage_stride)
+    return passage[starts[rng.integers(len(starts))] :]
+
+
+# ---------------------------------------------------------------------------------- what is found
 
 
 class Hypothesis(typing.NamedTuple):
@@ -25,41 +72,6 @@ class SearchResult(typing.NamedTuple):
     has_answer: np.ndarray  # bool [passages], whether each took part in the vote
     no_answer_prob: np.ndarray  # float32 [passages], of [SEP] as the first token
     hypotheses: list  # the answer first; their token_probs are of the passages that took part
-
-
-class Candidate(typing.NamedTuple):
-    """An answer that was possible, and where it stands, None if nowhere."""
-
-    text: str  # passages[passage][start:end], where it stands there; see `without_invisible`
-    passage: int | None  # its number
-    start: int | None
-    end: int | None
-    token_ids: list  # without [SEP]
-    score: float | None  # between 0 and 1, see `score_of`; None where all passages left
-    log_score: float | None  # sum of the logarithms of the votes
-    finished: bool  # whether [SEP] was written
-
-
-class Vote(typing.NamedTuple):
-    """What a passage said about the answer."""
-
-    no_answer_prob: float  # the probability of [SEP] as its first token
-    has_answer: bool  # or it left
-    token_probs: list  # of each token of the answer, its [SEP] included, the passage's probability
-
-
-class Answer(typing.NamedTuple):
-    """The answer: a Candidate's fields, all `candidates`, itself the first, and each one's vote."""
-
-    text: str
-    passage: int | None
-    start: int | None
-    end: int | None
-    token_ids: list
-    score: float | None
-    log_score: float | None
-    candidates: list  # of Candidate: the answer, others that ended, others that did not
-    votes: list  # of Vote, one for each passage
 
 
 def search_result(has_answer, no_answer_prob, best=None, runners_up=(), topk=1):
@@ -86,8 +98,7 @@ def agreed(answers, wrote, score, log_score):
     writers = [answer for answer, its in zip(answers, wrote, strict=True) if its]
     token_probs = np.full([len(writers[0].token_probs), len(answers)], np.nan)
     token_probs[:, wrote] = np.concatenate([writer.token_probs for writer in writers], 1)
-    same = {'log_score': log_score, 'score': score, 'token_probs': [*token_probs]}
-    return writers[0]._replace(**same)
+    return writers[0]._replace(log_score=log_score, score=score, token_probs=[*token_probs])
 
 
 def score_of(token_probs):
@@ -101,6 +112,80 @@ def score_of(token_probs):
     return float(np.prod((token_probs**2).sum(1) / sums) ** (1 / len(token_probs)))
 
 
+# ------------------------------------------------------------------------------ what others get
+
+
+class Candidate(typing.NamedTuple):
+    """An answer that was possible, and where it stands, None if nowhere."""
+
+    text: str  # passages[passage][start:end], where it stands there; see `without_invisible`
+    passage: int | None  # its number
+    start: int | None
+    end: int | None
+    token_ids: list  # without [SEP]
+    score: float | None  # between 0 and 1, see `score_of`; None where all passages left
+    log_score: float | None  # sum of the logarithms of the votes
+    finished: bool  # whether [SEP] was written
+
+
+class Vote(typing.NamedTuple):
+    """What a passage said about the answer."""
+
+    no_answer_prob: float  # the probability of [SEP] as its first token
+    has_answer: bool  # or it left
+    token_probs: list  # of each token of the answer, its [SEP] included, the passage's probability
+
+
+# a Candidate's fields, all candidates, itself the first, and the Vote of each passage
+Answer = collections.namedtuple('Answer', [*Candidate._fields[:-1], 'candidates', 'votes'])
+
+
+def as_dict(answer):
+    """Return an Answer as JSON has it, of dicts and lists."""
+    candidates, votes = ([each._asdict() for each in some] for some in answer[-2:])
+    return {**answer._asdict(), 'candidates': candidates, 'votes': votes}
+
+
+def describe(result, question, tokenizer):
+    """Return the Answer; result: the SearchResult of the windows of a Question."""
+    candidates = [_candidate(each, result, question, tokenizer) for each in result.hypotheses]
+    return Answer(*candidates[0][:-1], candidates, _votes(result, question))
+
+
+def _candidate(hypothesis, result, question, tokenizer):
+    """Return the Candidate, as it stands where the surest window that holds it has it."""
+    voters = np.flatnonzero(result.has_answer)
+    token_ids = hypothesis.token_ids[:-1] if hypothesis.finished else hypothesis.token_ids
+    text, place = tokenizer.decode(token_ids), (None, None, None)
+    token_probs = np.reshape(hypothesis.token_probs, [len(hypothesis.token_probs), len(voters)])
+    sure = np.nan_to_num(np.prod(token_probs, 0, dtype=np.float64))  # [voters]
+    for window in voters[np.argsort(-sure, kind='stable')]:  # of equal ones the first
+        (number, before), found_in = question.windows[window], question.p_token_ids[window]
+        if span := find_span(tokenizer, question.unified[number], found_in, before, token_ids):
+            text, place = question.passages[number][slice(*span)], (number, *span)
+            text = without_invisible(text)
+            break
+    scores = hypothesis.score, hypothesis.log_score
+    return Candidate(text, *place, token_ids, *scores, hypothesis.finished)
+
+
+def _votes(result, question):
+    """Return the Vote of each passage, that of its surest window."""
+    voters = iter(np.transpose(result.hypotheses[0].token_probs).tolist())
+    judged = zip(question.windows, result.has_answer, result.no_answer_prob, strict=True)
+    votes = {}
+    for (number, _), has_answer, no_answer_prob in judged:
+        token_probs = next(voters) if has_answer else []
+        was_asked = not np.isnan(token_probs).any()
+        vote = Vote(float(no_answer_prob), bool(has_answer), token_probs if was_asked else [])
+        votes[number] = max(votes.get(number, vote), vote, key=_sureness)
+    return [*votes.values()]
+
+
+def _sureness(vote):
+    return vote.has_answer, math.prod(vote.token_probs), -vote.no_answer_prob
+
+
 def without_invisible(text):
     """Return a text as a person would write it: without what cannot be seen, ends stripped.
 
@@ -109,39 +194,25 @@ def without_invisible(text):
     return text.translate({0x200B: None, 0x2060: None, 0xFEFF: None, 0xA0: ' '}).strip()
 
 
-def describe(result, question, tokenizer):
-    """Return the Answer; result: the SearchResult of the windows of a spans.Question."""
-    pairs = zip(question.windows, result.has_answer, strict=True)
-    voters, candidates = [window for window, has_answer in pairs if has_answer], []
-    for hypothesis in result.hypotheses:
-        token_ids = hypothesis.token_ids[:-1] if hypothesis.finished else hypothesis.token_ids
-        text, place = tokenizer.decode(token_ids), (None, None, None)
-        shape = len(hypothesis.token_probs), len(voters)
-        sure = np.prod(np.reshape(hypothesis.token_probs, shape), 0, dtype=np.float64)  # [voters]
-        for i in np.argsort(-np.nan_to_num(sure), kind='stable'):  # of equal ones the first
-            number = voters[i].passage
-            span = find_span(tokenizer, question.unified[number], voters[i], token_ids)
-            if span:
-                text, place = question.passages[number][slice(*span)], (number, *span)
-                text = without_invisible(text)
-                break
-        scores = hypothesis.score, hypothesis.log_score
-        candidates.append(Candidate(text, *place, token_ids, *scores, hypothesis.finished))
-    return Answer(*candidates[0][:-1], candidates, _votes(result, question))
+def find_span(tokenizer, passage, window, before, token_ids):
+    """Find the first place of an answer's tokens in a window of a passage.
 
-
-def _votes(result, question):
-    """Return the Vote of each passage, that of its surest window."""
-    of_passages = [[] for _ in question.passages]
-    voters = iter(np.transpose(result.hypotheses[0].token_probs).tolist())
-    judged = zip(question.windows, result.has_answer, result.no_answer_prob, strict=True)
-    for window, has_answer, no_answer_prob in judged:
-        token_probs = next(voters) if has_answer else []
-        was_asked = not np.isnan(token_probs).any()
-        vote = Vote(float(no_answer_prob), bool(has_answer), token_probs if was_asked else [])
-        of_passages[window.passage].append(vote)
-
-    def sure(vote):
-        return vote.has_answer, math.prod(vote.token_probs), -vote.no_answer_prob
-
-    return [max(votes, key=sure) for votes in of_passages]
+    passage: str, as it was tokenized; window: its token ids, with [CLS] and [SEP]; before: tokens
+    of the passage before it. Returns (start, end), in characters of the passage; None where the
+    answer does not stand there.
+    """
+    length = len(token_ids)
+    starts = range(1, len(window) - length if token_ids else 0)
+    first = next((i for i in starts if window[i : i + length] == token_ids), None)
+    if first is None:
+        return None
+    tokens = tokenizer.tokenize(passage)[1 : before + first + length]
+    try:
+        # İ is the one character whose lower case is two characters
+        characters = tokenizer.rematch(passage.replace('İ', 'i'), tokens)
+    except ValueError:  # marks in an order that Unicode normalization changes
+        return None
+    start, end = characters[-length][0], characters[-1][-1] + 1
+    while end < len(passage) and unicodedata.category(passage[end]) == 'Mn':
+        end += 1  # an accent written as a character of its own
+    return start, end

@@ -2,28 +2,38 @@
 
 import json
 import os
-import types
 
 import numpy as np
 
 from evaluate_sogou import UserError
 
 from . import checkpoints
-from .console import log
-from .files import digest, first_line, plainly_named, read_text
+from .files import digest, plainly_named, read_text
 from .keras2 import bert4keras, keras, tf
 from .paths import ORIGINAL
-from .trained import CONFIG, VOCABULARY, WEIGHTS, unusable
+from .process import first_line, log
+from .trained import WEIGHTS, is_reader, unusable
+from .unilm import variables_of
 
-LARGEST = {  # sizes of a BERT; larger ones are mistakes, and would take all memory, or hours
-    'max_position_embeddings': 2**17, 'num_hidden_layers': 100, 'hidden_size': 2**15,
-    'num_attention_heads': 2**10, 'intermediate_size': 2**17, 'embedding_size': 2**15,
-    'type_vocab_size': 2**10,
+TYPES = 2  # of tokens, that are told apart: source and answer
+COUNT = 1, 2**20
+SIZES = {  # {name: (the least, the most, perhaps what is meant where it is not given)}
+    'vocab_size': COUNT, 'max_position_embeddings': COUNT, 'num_hidden_layers': (1, 100),
+    'hidden_size': COUNT, 'num_attention_heads': COUNT, 'intermediate_size': COUNT,
+    'embedding_size': (*COUNT, None), 'type_vocab_size': (TYPES, 2**20, None),
+    'hidden_dropout_prob': (0.0, 0.99, 0.0), 'initializer_range': (0.0, 0.99, 0.02),
 }  # fmt: skip
-OPTIONAL = 'embedding_size', 'type_vocab_size'
 # of bert4keras and Keras, about a configuration
 ERRORS = ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError
 SPECIAL = ['[PAD]', '[UNK]', '[CLS]', '[SEP]']
+# Keras's names of what transformers calls so; by leaky_relu, say, it means another function
+ACTIVATIONS = {
+    **{name: name for name in ('gelu', 'gelu_erf', 'gelu_tanh', 'relu', 'tanh', 'swish', 'mish')},
+    'gelu_python': 'gelu_erf', 'gelu_new': 'gelu_tanh', 'gelu_fast': 'gelu_tanh', 'silu': 'swish',
+    'gelu_accurate': 'gelu_tanh', 'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_python_tanh': 'gelu_tanh',
+}  # fmt: skip
+OF_TOKENS = 'bert/embeddings/word_embeddings', 'cls/predictions/output_bias'
+OF_TYPES = 'bert/embeddings/token_type_embeddings'
 
 
 def load_tokenizer(path):
@@ -33,8 +43,7 @@ def load_tokenizer(path):
     (tokenizer, keep_tokens, size): WordPieces of the simplified vocabulary, its ids in the full
     one, a list of int, and the size of the full one. Raises UserError where it is none.
     """
-    # not splitlines: U+2028 is a token of Google's vocabularies, if a blank one
-    tokens = [line.strip() for line in read_text(path).removesuffix('\n').split('\n')]
+    tokens = _read_tokens(path)
     missing = [token for token in SPECIAL if token not in tokens]
     if missing:
         expected = 'expected the vocab.txt of a BERT, one token a line'
@@ -46,11 +55,52 @@ def load_tokenizer(path):
     return WordPieces(simplified), [ids[token] for token in kept], len(tokens)
 
 
+def _read_tokens(path):
+    """Return the tokens of a vocab.txt, or a tokenizer.json, by their ids. Raises UserError."""
+    text = read_text(path)
+    if not path.endswith('.json'):
+        # not splitlines: U+2028 is a token of Google's vocabularies, if a blank one
+        return [line.strip() for line in text.removesuffix('\n').split('\n')]
+    try:
+        model = json.loads(text)['model']
+        kind = model.get('type', 'WordPiece'), model['continuing_subword_prefix']
+        if kind != ('WordPiece', '##'):  # early versions do not say
+            raise ValueError(f'of kind {kind[0]}, with {kind[1]}')
+        tokens = {i: token for token, i in model['vocab'].items()}
+        # where a token had two ids, the first is nobody's
+        return [tokens.get(i, f'[id {i}]') for i in range(min(max(tokens), 2**20) + 1)]
+    except ERRORS as error:
+        what = f'no vocabulary of a BERT ({type(error).__name__}: {first_line(error)})'
+        raise unusable(path, what, 'give that of a WordPiece with ## as dict_path') from None
+
+
+def _warn(files, sizes, keep_tokens, size):
+    """Say in a line each what may be wrong with a BERT although it fits, see `build_bert`."""
+    path, tokens, lines = files.vocabulary, _read_tokens(files.vocabulary), {}
+    for number, token in enumerate(tokens, 1):
+        lines.setdefault(token, []).append(str(number))
+    twice = [token for token in lines if token and len(lines[token]) > 1]
+    if twice:
+        first = f'{twice[0]!r} in lines {" and ".join(lines[twice[0]])}; the last one counts'
+        log(f'{path}: tokens that stand twice: {len(twice)}, {first}, as in BERT')
+    cased = [tokens[i] for i in keep_tokens or () if tokens[i] not in SPECIAL]
+    cased = [token for token in cased if token != token.lower()]
+    if cased:
+        what = f'tokens with capitals: {len(cased)}, {cased[0]!r} the first; text is lower-cased'
+        log(f'{path}: {what} all the same, so they are never read; take an uncased BERT')
+    limits = (
+        ('tokens', sizes['vocab_size'], size, f"{path} was cut off, or is another BERT's"),
+        ('token types', sizes.get('type_vocab_size', 0), TYPES, 'those are not of two texts'),
+    )
+    for what, whole, used, wrong in limits:
+        if whole > used:
+            log(f'{files.config}: of {whole} {what} the first {used} are used; wrong if {wrong}')
+
+
 def _may_occur(token):
     """Whether bert4keras's rule for a simplified vocabulary keeps a token."""
     tokenizer = bert4keras.tokenizers.Tokenizer
-    alone = len(token) <= 1
-    return alone or not any(
+    return len(token) <= 1 or not any(
         tokenizer._is_cjk_character(character) or tokenizer._is_punctuation(character)
         for character in tokenizer.stem(token)
     )
@@ -96,20 +146,23 @@ def build_bert(files, checkpoint, keep_tokens, vocabulary_size, longest):
     [batch, length, len(keep_tokens)].
     Raises UserError on a misfit.
     """
-    config = files.config
-    sizes = read_config(config)
-    if sizes['vocab_size'] != vocabulary_size:
-        raise UserError(_misfit(files, config, sizes['vocab_size'], vocabulary_size))
+    config, sizes = files.config, read_config(files.config)
+    surplus = sizes['vocab_size'] - vocabulary_size
+    if surplus < 0 or (surplus and checkpoint and is_reader(checkpoint)):  # which has none
+        raise _misfit(files, config, sizes['vocab_size'], vocabulary_size)
     if sizes['max_position_embeddings'] < longest:
         has = f'{sizes["max_position_embeddings"]} max_position_embeddings'
         cure = 'lower max_p_len, max_q_len or max_a_len'
         raise UserError(f'{config}: {has}, but {longest} tokens are to be read; {cure}')
+    _warn(files, sizes, keep_tokens, vocabulary_size)
     stddev = sizes.pop('initializer_range')
+    sizes.pop('type_vocab_size', None)  # two, unless told otherwise
+    sizes.update(vocab_size=vocabulary_size, hidden_act=ACTIVATIONS[sizes['hidden_act']])
     options = {'model': Blank, 'application': 'unilm', 'keep_tokens': keep_tokens}
     # AutoGraph takes seconds, and there is nothing for it
     build = tf.autograph.experimental.do_not_convert(bert4keras.models.build_transformer_model)
     try:
-        model = build(**{**sizes, **options})
+        model = build(**sizes, **options)
     except ERRORS as error:
         raise _no_configuration(config, error) from None
     if checkpoint:
@@ -123,14 +176,39 @@ def build_bert(files, checkpoint, keep_tokens, vocabulary_size, longest):
 
 
 def read_config(path):
-    """Return what bert4keras shall know of a configuration, a dict. Raises UserError."""
+    """Return what there is to know of a configuration, a dict. Raises UserError."""
     try:
-        config = json.loads(read_text(path))
-        if not isinstance(config, dict):
-            raise ValueError('no {"vocab_size", ...}')
-        return _checked(config)
+        config, sizes = json.loads(read_text(path)), {}
+        for name, (least, most, *usual) in SIZES.items():
+            value = usual[0] if usual and config.get(name) is None else config[name]
+            if value is None and usual:
+                continue
+            if type(value) not in (int, type(least)) or not least <= value <= most:
+                a_number = 'a whole number' if type(least) is int else 'a number'
+                raise ValueError(f'{name} is {value!r:.80}, not {a_number} from {least} to {most}')
+            sizes[name] = value
+        if sizes['hidden_size'] % sizes['num_attention_heads']:
+            raise ValueError('hidden_size is no multiple of num_attention_heads')
+        sizes['hidden_act'] = config['hidden_act']
+        if sizes['hidden_act'] not in [*ACTIVATIONS]:
+            known = ', '.join(ACTIVATIONS)
+            raise ValueError(f'hidden_act is {sizes["hidden_act"]!r:.80}, not one of {known}')
+        _check_memory(sizes)
     except ERRORS as error:
         raise _no_configuration(path, error) from None
+    return sizes
+
+
+def _check_memory(sizes):
+    """Raise ValueError where the weights of a BERT alone take more memory than there is."""
+    width, inner = sizes['hidden_size'], sizes['intermediate_size']
+    rows = sizes['vocab_size'] + sizes['max_position_embeddings'] + sizes.get('type_vocab_size', 0)
+    weights = rows * sizes.get('embedding_size', width)
+    weights += sizes['num_hidden_layers'] * width * (4 * width + 2 * inner)
+    memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    if 4 * weights > memory:
+        needed, there = (f'{size / 2**30:.0f} GB' for size in (4 * weights, memory))
+        raise ValueError(f'its weights take {needed} of memory, and there are {there}')
 
 
 def _no_configuration(path, error):
@@ -139,97 +217,51 @@ def _no_configuration(path, error):
     return unusable(path, what, 'take the one that its BERT came with')
 
 
-def _checked(config):
-    sizes = {'vocab_size': int(config['vocab_size'])}
-    for name, largest in LARGEST.items():
-        value = config.get(name) if name in OPTIONAL else config[name]
-        if value is None and name in OPTIONAL:
-            continue
-        if type(value) is not int or not 1 <= value <= largest:
-            raise ValueError(f'{name} is {value!r:.80}, not a whole number from 1 to {largest}')
-        sizes[name] = value
-    if sizes['hidden_size'] % sizes['num_attention_heads']:
-        raise ValueError('hidden_size is no multiple of num_attention_heads')
-    for name, usual in ('hidden_dropout_prob', 0.0), ('initializer_range', 0.02):
-        value = usual if config.get(name) is None else config[name]
-        if type(value) not in (int, float) or not 0 <= value < 1:
-            raise ValueError(f'{name} is {value!r:.80}, not a number of at least 0 and below 1')
-        sizes[name] = value
-    sizes['hidden_act'] = config['hidden_act']
-    if not isinstance(sizes['hidden_act'], str):
-        raise ValueError(f'hidden_act is {sizes["hidden_act"]!r}, not a name')
-    _check_memory(sizes)
-    return sizes
-
-
-def _check_memory(sizes):
-    """Raise ValueError where the weights of a BERT alone take more memory than there is."""
-    width, inner = sizes['hidden_size'], sizes['intermediate_size']
-    weights = sizes['vocab_size'] + sizes['max_position_embeddings']
-    weights *= sizes.get('embedding_size', width)
-    weights += sizes['num_hidden_layers'] * width * (4 * width + 2 * inner)
-    try:
-        memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    except (AttributeError, OSError, ValueError):  # some systems do not tell
-        return
-    if 4 * weights > memory:
-        needed, there = (f'{size / 2**30:.0f} GB' for size in (4 * weights, memory))
-        raise ValueError(f'its weights take {needed} of memory, and there are {there}')
-
-
 def _misfit(files, path, size, vocabulary_size):
-    """Return what is wrong between a file made for `size` tokens and the vocabulary."""
-    made = f'{path} is made for {size!r} tokens'
-    has = f'{files.vocabulary}: line {vocabulary_size} is the last, but {made}'
-    return f'{has}; take both from one BERT, with no line more or less'
+    """Return the UserError for a file made for `size` tokens beside another vocabulary."""
+    last = f'{files.vocabulary}: line {vocabulary_size} is the last'
+    both = 'take both from one BERT, with no line more or less'
+    return UserError(f'{last}, but {path} is made for {size} tokens; {both}')
 
 
-def variables_of(model):
-    """Return {Google's name: tf.Variable} of bert4keras's BERT."""
-    count = sum(layer.name.endswith('-FeedForward') for layer in model.layers)
-    # all that it asks for
-    shape = types.SimpleNamespace(num_hidden_layers=count)
-    mapping = bert4keras.models.BERT.variable_mapping(shape)
-    variables = {}
-    for layer in model.layers:
-        if layer.name in mapping:
-            variables.update(zip(mapping[layer.name], layer.weights, strict=True))
-    return variables
-
-
-def load_weights(model, files, checkpoint, keep_tokens, vocabulary_size):
+def load_weights(model, files, checkpoint, keep_tokens=None, vocabulary_size=None):
     """Load the weights of a BERT, a trained one too, and check that every one arrived.
 
-    Raises UserError that names the variable that is missing or does not fit, or the two sizes of
-    the vocabulary, or where weights were trained with another configuration or vocabulary.
+    keep_tokens, vocabulary_size: see `build_bert`; a trained reader needs none. Raises UserError
+    that names the variable that is missing or does not fit, or the two sizes of the vocabulary, or
+    where weights were trained with another configuration or vocabulary.
     """
     if os.path.basename(checkpoint) == ORIGINAL:
         _load_original(model, checkpoint)
         return
-    of_tokens = 'bert/embeddings/word_embeddings', 'cls/predictions/output_bias'
     with checkpoints.opened(checkpoint) as (variables, described):
         if described and described != bert_digest(files):
             others = f'trained with others than {files.config} and {files.vocabulary}'
             cure = 'take the files that lay beside it, or copy it again'
             raise UserError(f'{checkpoint}: {others}; {cure}')
+        rows = {}  # {name: (how many there are, which are used)}; of a trained reader all are
+        if not described:
+            sizes, kept = read_config(files.config), keep_tokens or range(vocabulary_size)
+            rows = dict.fromkeys(OF_TOKENS, (sizes['vocab_size'], kept))
+            rows[OF_TYPES] = sizes.get('type_vocab_size', TYPES), range(TYPES)
         for name, variable in variables_of(model).items():
             if name not in variables:
                 what = f'no BERT with its masked language model (no {name} in it)'
                 raise unusable(checkpoint, what, 'data/README.md names some')
-            value = variables[name]()
-            # a trained reader's are of the simplified vocabulary, as its digest is
-            if name in of_tokens and value.ndim and not described:
-                if len(value) != vocabulary_size:
-                    raise UserError(_misfit(files, checkpoint, len(value), vocabulary_size))
-                value = value if keep_tokens is None else value[keep_tokens]
-            if value.shape != variable.shape:
-                misfit = f'{name} is {value.shape}, but {files.config} means {variable.shape}'
+            value, (size, used) = variables[name](), rows.get(name, (variable.shape[0], ...))
+            shape = (size, *variable.shape[1:])
+            is_of_tokens = name in OF_TOKENS and rows and value.ndim
+            if is_of_tokens and len(value) not in (size, vocabulary_size):
+                raise _misfit(files, checkpoint, len(value), vocabulary_size)
+            if value.shape != shape:
+                misfit = f'{name} is {value.shape}, but {files.config} means {shape}'
                 raise unusable(checkpoint, misfit, 'take both from one BERT')
-            variable.assign(value)
+            variable.assign(value[used])
 
 
 def _load_original(model, path):
     """Load what the original script has saved, in Keras's formats."""
+    checkpoints.refuse_foreign_weights(path)
     log(f'{path}: without a digest; see that it is of this BERT and vocabulary')
     try:
         with plainly_named(path) as plain:
@@ -250,12 +282,14 @@ def _load_original(model, path):
 def describe(files):
     """Return what a trained reader's BERT is: sizes, a dict, and tokens, of its vocabulary."""
     tokenizer, keep_tokens, _ = load_tokenizer(files.vocabulary)
-    return {**read_config(files.config), 'vocab_size': len(keep_tokens)}, [*tokenizer._token_dict]
+    sizes = {**read_config(files.config), 'vocab_size': len(keep_tokens)}
+    sizes.update(dict.fromkeys(sizes.keys() & {'type_vocab_size'}, TYPES))
+    return sizes, [*tokenizer._token_dict]
 
 
 def bert_digest(files):
     """Return a digest of what `describe` says: weights alone show neither heads nor tokens."""
-    return digest(json.dumps(part, sort_keys=True).encode() for part in describe(files))
+    return digest(describe(files))
 
 
 def save_best(output_dir, model, described):
@@ -265,6 +299,4 @@ def save_best(output_dir, model, described):
 
 def load_best(output_dir, model, files):
     """Load what `save_best` wrote into a model; files: the Files that it was made of."""
-    names = {'config': CONFIG, 'vocabulary': VOCABULARY}
-    paths = {key: os.path.join(output_dir, name) for key, name in names.items()}
-    load_weights(model, files._replace(**paths), os.path.join(output_dir, WEIGHTS), None, None)
+    load_weights(model, files, os.path.join(output_dir, WEIGHTS))

@@ -2,15 +2,20 @@
 
 import contextlib
 import functools
+import glob
 import json
 import math
+import os
 import re
 
 import numpy as np
 import safetensors
 
-from .files import durable_write, first_line, plainly_named
+from . import files
+from .files import durable_write, plainly_named, read_text
 from .keras2 import tf
+from .paths import SHARDS
+from .process import first_line
 from .trained import unusable
 
 # of the libraries that read them
@@ -30,6 +35,7 @@ RULES = (
     (r'/LayerNorm/bias$', '/LayerNorm/beta'),
     (r'_embeddings/(weight|embeddings)$', '_embeddings'),
     (r'^cls/predictions/(decoder/)?bias$', 'cls/predictions/output_bias'),
+    (r'/weight$', '/kernel'),
 )
 # what makes one of Hugging Face's of these
 WRITTEN = (
@@ -44,27 +50,36 @@ WRITTEN = (
 
 @contextlib.contextmanager
 def opened(path):
-    """Open a BERT's weights: model.safetensors, tf_model.h5, or TensorFlow's checkpoint.
+    """Open a BERT's weights: model.safetensors, tf_model.h5, shards, or TensorFlow's checkpoint.
 
     Yields {Google's name: function that reads the value, float32}, and the digest of its BERT that
     `save` was given, if any. Raises UserError where it is none of these.
     """
+    file, variables, described = path, {}, None
     with contextlib.ExitStack() as stack:
         try:
-            names, read, described = _open(path, stack)
+            for file in _files(path):
+                names, read, described = _open(file, stack)
+                for name in names:
+                    variables[_renamed(name, RULES)] = functools.partial(_read, file, read, name)
         except ERRORS as error:
             what = f'no weights of a BERT ({first_line(error)})'
-            raise unusable(path, what, DOWNLOAD) from None
-        variables = {}
-        for name in names:
-            known = name
-            for pattern, replacement in RULES:
-                known = re.sub(pattern, replacement, known)
-            # PyTorch's linear layers have a row for each output
-            is_transposed = known.endswith('/weight')
-            known = re.sub('/weight$', '/kernel', known)
-            variables[known] = functools.partial(_read, path, read, name, is_transposed)
+            raise unusable(file, what, DOWNLOAD) from None
         yield variables, described
+
+
+def _files(path):
+    """Return the paths of all shards, or of the only file."""
+    if not path.endswith(SHARDS):
+        return [path]
+    names = dict(json.loads(read_text(path))['weight_map']).values()
+    return [os.path.join(os.path.dirname(path), name) for name in sorted({*names})]
+
+
+def _renamed(name, rules):
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def save(path, variables, described):
@@ -79,9 +94,8 @@ def save(path, variables, described):
         shape = list(variable.shape)
         begin, end = end, end + 4 * math.prod(shape)
         shape = shape[::-1] if name.endswith('/kernel') else shape
-        for pattern, replacement in WRITTEN:
-            name = re.sub(pattern, replacement, name)
-        header[name] = {'dtype': 'F32', 'shape': shape, 'data_offsets': [begin, end]}
+        entry = {'dtype': 'F32', 'shape': shape, 'data_offsets': [begin, end]}
+        header[_renamed(name, WRITTEN)] = entry
     text = json.dumps(header).encode()
     text += b' ' * (-len(text) % 8)
     with durable_write(path) as temporary, open(temporary, 'wb') as file:
@@ -92,27 +106,33 @@ def save(path, variables, described):
             file.write(np.ascontiguousarray(value, '<f4'))  # or it would be written as it lies
 
 
+def refuse_foreign_weights(path):
+    """Raise UserError where a file of some weights is packed, a pointer or of another kind."""
+    allowed = files.SAFETENSORS if path.endswith('.safetensors') else files.HDF5
+    for part in [path] if os.path.isfile(path) else glob.glob(f'{glob.escape(path)}.[di]*'):
+        content = files.read_bytes(part, 1000)
+        if part == path or content.isascii():  # numbers may look like anything
+            files.refuse_foreign(part, content, allowed)
+
+
 def _open(path, stack):
     """Return the names of all values, a function that reads one by its name, and the digest."""
+    refuse_foreign_weights(path)
     if path.endswith('.safetensors'):
         file = stack.enter_context(safetensors.safe_open(path, 'numpy'))
         return list(file.keys()), file.get_tensor, (file.metadata() or {}).get('bert')
     if path.endswith('.h5'):
         import h5py  # not before keras2 has said that Keras's own files are opened without locks
 
-        file, names = stack.enter_context(h5py.File(path, locking=False)), []
-
-        def note(name, entry):
-            if isinstance(entry, h5py.Dataset) and isinstance(name, str):  # bytes: no text
-                names.append(name)
-
-        file.visititems(note)
+        file, entries = stack.enter_context(h5py.File(path, locking=False)), []
+        file.visit(entries.append)
+        names = [name for name in entries if isinstance(file[name], h5py.Dataset)]
         return names, lambda name: file[name][()], None
     reader = tf.train.load_checkpoint(stack.enter_context(plainly_named(path)))
     return list(reader.get_variable_to_shape_map()), reader.get_tensor, None
 
 
-def _read(path, read, name, is_transposed):
+def _read(path, read, name):
     try:
         value = np.asarray(read(name), np.float32)
     except ERRORS as error:
@@ -120,4 +140,6 @@ def _read(path, read, name, is_transposed):
         raise unusable(path, what, DOWNLOAD) from None
     if not np.isfinite(value).all():
         raise unusable(path, f'{name} holds what is no number', DOWNLOAD)
+    # PyTorch's linear layers have a row for each output
+    is_transposed = name.endswith('weight') and _renamed(name, RULES).endswith('/kernel')
     return value.T if is_transposed else value

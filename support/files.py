@@ -1,104 +1,133 @@
-"""Files read whole, written whole and to the disk; locks, digests, libraries' errors."""
+"""Files read whole, written whole and to the disk; locks and digests."""
 
 import contextlib
 import errno
 import functools
 import hashlib
-import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 
 from evaluate_sogou import UserError
 
-from .console import log
+from .process import first_line, is_of_tensorflow, log
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
+GZIP, HDF5, SAFETENSORS = 'a gzip file', 'a file of HDF5', 'a file of safetensors'
+TO_JSON = 'import sys, datasets; datasets.Dataset.from_{}(sys.argv[1]).to_json(sys.argv[2])'
+# what is no text, the pattern of its first bytes, and what helps; the first that fits counts
+FOREIGN = (
+    ('a pointer of Git LFS, not the file itself', rb'version https://\S+/spec/v1', 'git lfs pull'),
+    ('a web page', rb'\s*<(?i:!doctype html|html)\b', 'download the file itself, by its raw link'),
+    (HDF5, rb'\x89HDF\r\n', 'weights are given as checkpoint_path, named *.h5'),
+    (SAFETENSORS, rb'.{4}\0{4}\{"', 'weights are given as checkpoint_path, named *.safetensors'),
+    ('a text in UTF-16', rb'\xff\xfe|\xfe\xff', 'iconv -f UTF-16 -t UTF-8 < {path} > NEW'),
+    (GZIP, rb'\x1f[\x8b\x9d]', 'gunzip < {path} > NEW'),
+    ('a bzip2 file', rb'BZh[1-9][1\x17]', 'bunzip2 < {path} > NEW'),
+    ('an xz file', rb'\xfd7zXZ\0|\]\0\0', 'unxz < {path} > NEW'),
+    ('a Zstandard file', rb'\(\xb5/\xfd', 'unzstd < {path} > NEW'),
+    ('a tar archive', rb'.{257}ustar', 'tar -xf {path}'),
+    ('a 7z or RAR archive', rb"7z\xbc\xaf'\x1c|Rar!\x1a\x07", '7z x {path}'),
+    ('a Parquet file', rb'PAR[1E]', f"python -c '{TO_JSON.format('parquet')}' {{path}} NEW"),
+    ('a file of Arrow', rb'\xff{4}...\0', f"python -c '{TO_JSON.format('file')}' {{path}} NEW"),
+    ('a file of pickles', rb'\x80[\x02-\x05]|\((lp|dp)\d+\n|PK\x03\x04.{26}[^/]{1,99}/data\.pkl',
+     'they may run any program; write what it holds as JSON, weights as model.safetensors'),
+    ('a file of Excel, NumPy or the like',
+     rb'PK\x03\x04.{26}(\[Content_Types]|_rels/|docProps/|xl/)|\xd0\xcf\x11\xe0|\x93NUMPY|'
+     rb'ARROW1|FEA1|SQLite format 3|%PDF-|GGUF|Obj\x01', 'write what it holds as JSON'),
+    ('a zip archive', rb'PK(\x03\x04|\x05\x06|\x07\x08)', 'unzip {path}'),
+)  # fmt: skip
 
-PACKED = {  # the first bytes of files that programs have compressed, and what unpacks them
-    b'\x1f\x8b': 'gunzip',
-    b'PK\x03\x04': 'unzip',
-    b'BZh91AY&SY': 'bunzip2',
-    b'\xfd7zXZ\x00': 'unxz',
-    b'(\xb5/\xfd': 'unzstd',
-}
+
+def refuse_foreign(path, content, allowed=None):
+    """Raise UserError where a file is no text by its first bytes, but for `allowed`, GZIP say."""
+    fits = [row for row in FOREIGN if re.match(row[1], content, re.DOTALL)]
+    if fits and allowed not in (what for what, *_ in fits):
+        what, _, cure = fits[0]
+        if '> NEW' in cure and re.search(r'\.(tar(\.\w+)?|t[gbx]z2?)$', str(path)):
+            cure = 'tar -xf {path}'
+        raise UserError(f'{path}: {what}; {cure.format(path=shlex.quote(str(path)))}')
 
 
-def read_text(path):
-    """Return a UTF-8 file without byte order mark. Raises UserError where it cannot be read."""
+def read_bytes(path, size=-1):
+    """Return what a file holds, or its first bytes. Raises UserError where it cannot be read."""
     try:
         with open(path, 'rb') as file:
-            content = file.read()
-        for first_bytes, program in PACKED.items():
-            if content.startswith(first_bytes):
-                raise UserError(f'{path}: compressed; unpack it with {program}')
-        return content.decode('utf-8-sig')  # Windows editors begin a file with such a mark
+            return file.read(size)
     except FileNotFoundError:
         raise UserError(f'{path}: no such file; check the path') from None
-    except UnicodeDecodeError as error:
-        raise UserError(f'{path}: not UTF-8 at byte {error.start}; save it as UTF-8') from None
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}); check the path') from None
 
 
-@contextlib.contextmanager
-def atomic_write(path, follow=True):
-    """Let a file appear complete or not at all; a folder too, where nothing is of that name.
-
-    follow: whether a link stays one and what it names is replaced, or the link is. Yields another
-    name to write it under. Raises UserError where it cannot be written.
-    """
-    target = os.path.realpath(path) if follow else path
-    temporary = os.path.join(os.path.dirname(target), f'.unfinished.{os.path.basename(path)}')
+def decoded(path, content):
+    """Return the text of bytes, and its encoding, UTF-8 or GB18030. Raises UserError for others."""
+    refuse_foreign(path, content)
     try:
-        if os.path.islink(temporary):  # or what it names would be written
-            os.remove(temporary)
-        is_ours = not follow and os.path.islink(path)
-        usual = is_ours or os.path.isfile(path) or os.path.isdir(path)
-        if os.path.exists(path) and not usual:
-            yield path  # a device or a pipe, which nothing can take the place of
-        else:
-            yield temporary
-            os.replace(temporary, target)
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    finally:
-        if os.path.isfile(temporary):
-            os.remove(temporary)
+        return content.decode('utf-8-sig'), 'UTF-8'  # Windows editors begin a file with a mark
+    except UnicodeDecodeError as error:
+        place = f'{path}: not UTF-8 at byte {error.start}'
+    # a damaged UTF-8 file may be valid GB18030 too, but most of it is still UTF-8
+    mostly = content.decode('utf-8', 'replace')
+    if len(re.findall('[^\x00-\x7f\ufffd]', mostly)) < mostly.count('\ufffd'):
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.decode('gb18030'), 'GB18030'
+    raise UserError(f'{place}, nor GB18030; download it again, or save it as UTF-8')
 
 
-def cannot_write(path, error):
-    """Return the UserError for an OSError that came while a file was written."""
-    reason = os.strerror(error.errno) if error.errno else error  # h5py's own has several lines
-    return UserError(f'{path}: cannot be written ({reason}); make room or choose another')
+def read_text(path):
+    """Return a UTF-8 file without byte order mark. Raises UserError where it cannot be read."""
+    text, encoding = decoded(path, read_bytes(path))
+    if encoding != 'UTF-8':
+        cure = f'iconv -f {encoding} -t UTF-8 < {shlex.quote(str(path))} > NEW'
+        raise UserError(f'{path}: not UTF-8 but {encoding}; {cure}')
+    return text
 
 
 @contextlib.contextmanager
 def durable_write(path):
-    """As `atomic_write`, and what appears is on the disk; it may be a folder too.
+    """Let a file, or a new folder, appear complete and on the disk, or not at all.
 
-    A link is replaced: what lies elsewhere, say the weights of another reader, stays as it is.
-    Yields the other name. Raises UserError where it cannot be written.
+    Its folder is made. A link is replaced: what lies elsewhere, say the weights of another reader,
+    stays as it is. A device or a pipe stays one and is written to. Yields the name to write under.
+    Raises UserError where it cannot be written, whether Python or TensorFlow says so.
     """
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(folder, f'.unfinished.{name}')
     try:
-        with atomic_write(path, follow=False) as temporary:
-            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-            try:
-                yield temporary
-                names = os.listdir(temporary) if os.path.isdir(temporary) else []
-                for written in [*(os.path.join(temporary, name) for name in names), temporary]:
-                    _sync(written)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-        _sync(os.path.dirname(os.path.realpath(path)))
-    except OSError as error:
-        raise cannot_write(path, error) from None
+        os.makedirs(folder, exist_ok=True)
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            yield path
+            return
+        _remove(temporary)  # of a run that was killed
+        try:
+            yield temporary
+            names = os.listdir(temporary) if os.path.isdir(temporary) else []
+            for written in [*(os.path.join(temporary, name) for name in names), temporary]:
+                _sync(written)
+            os.replace(temporary, path)
+        finally:
+            _remove(temporary)
+        _sync(folder)
+    except Exception as error:
+        if isinstance(error, OSError) or is_of_tensorflow(error):
+            raise cannot_write(path, error) from None
+        raise
+
+
+def cannot_write(path, error):
+    """Return the UserError for what was raised while a file was written."""
+    reason = os.strerror(error.errno) if getattr(error, 'errno', None) else first_line(error)
+    return UserError(f'{path}: cannot be written ({reason}); make room or choose another')
+
+
+def _remove(path):
+    """Remove a file, a link, or a folder with what is in it, if there is one."""
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.remove(path)
 
 
 def _sync(path):
@@ -112,75 +141,43 @@ def _sync(path):
         os.close(descriptor)
 
 
-def make_folder(path):
-    """Make a folder where there is none. Raises UserError where that is impossible."""
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'{path}: no folder ({error.strerror}); choose another') from None
-
-
 def write_durably(path, text):
-    """As `write_text`, and it is on the disk when it appears."""
+    """Write a text to a file by `durable_write`."""
     with durable_write(path) as temporary, open(temporary, 'wb') as file:
         file.write(text.encode('utf-8', 'backslashreplace'))  # names of files may be in another
 
 
 @contextlib.contextmanager
 def lock(path):
-    """Be the only run that holds a file, made if need be, or a folder.
+    """Be the only run that holds a file, made if need be; one that is left over holds nobody up.
 
-    Yields a function that raises UserError where the file has since been removed or replaced:
-    another run may hold the new one. Raises UserError where another run holds it.
+    Its folder is made too. Raises UserError where another run holds it.
     """
-    is_folder = os.path.isdir(path)
+    import fcntl  # not above: Windows has none, and is told in one line that this is not for it
+
     try:
-        if os.path.islink(path):  # what it names is not ours
-            os.remove(path)
-        # NFS locks only what is open for writing
-        flags = os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT
-        descriptor = os.open(path, flags, 0o666)
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        # NFS locks only what is open for writing; what a link names is not ours
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        cure = 'choose another output_dir'
-        raise UserError(f'{path}: cannot be written ({error.strerror}); {cure}') from None
+        raise cannot_write(path, error) from None
     try:
-        _lock(descriptor, path, is_folder)
-        yield functools.partial(_check_in_place, descriptor, path)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.exists(path) or not os.path.samefile(path, descriptor):
+            raise BlockingIOError  # another run has ended just now, and removed it
+    except BlockingIOError:
+        os.close(descriptor)
+        cure = 'wait for its end, or choose another output_dir'
+        raise UserError(f'{path}: another run is at work here; {cure}') from None
+    except OSError as error:  # some file systems have no locks
+        _say_unguarded(os.path.dirname(path) or '.', error.strerror)
+    try:
+        yield
     finally:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def folder_lock(folder):
-    """Be the only training in a folder. Raises UserError where another is at work."""
-    # the folder: whoever deletes the file lets nobody in; the file: NFS locks no folders
-    with lock(folder), lock(os.path.join(folder, 'train.lock')):
-        yield
-
-
-def _check_in_place(descriptor, path):
-    try:
-        in_place = os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        in_place = False
-    if not in_place:
-        raise UserError(f'{path}: removed or replaced while this run was at work; run again')
-
-
-def _lock(descriptor, path, is_folder):
-    try:
-        if fcntl is None:
-            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        cure = 'wait for its end, or choose another output_dir'
-        raise UserError(f'{path}: another run is at work here; {cure}') from None
-    except OSError as error:  # some file systems have no locks
-        if not is_folder:  # NFS has them for files only
-            _say_unguarded(os.path.dirname(path) or '.', error.strerror)
-
-
-@functools.cache  # training locks several files of its folder; one line is enough
+@functools.cache  # a run locks several files of its folder; one line is enough
 def _say_unguarded(folder, reason):
     what = f'files cannot be locked here ({reason}), so nothing guards against a second run'
     log(f'{folder}: {what}; start none')
@@ -201,26 +198,10 @@ def plainly_named(checkpoint):
         yield os.path.join(link, os.path.basename(checkpoint))
 
 
-def digest(contents):
-    """Return the SHA-256, in hexadecimal, of all bytes and arrays that `contents` yields."""
+def digest(values):
+    """Return the SHA-256, in hexadecimal, of values: Keras's weights, and what JSON can hold."""
     sha256 = hashlib.sha256()
-    for content in contents:
-        sha256.update(content)
+    for value in values:  # one by one: together they are large
+        is_weight = hasattr(value, 'numpy')
+        sha256.update(value.numpy() if is_weight else json.dumps(value, sort_keys=True).encode())
     return sha256.hexdigest()
-
-
-def digest_of(model, *data):
-    """Return the digest of a Keras model's weights, if any, and of lists that JSON can hold.
-
-    Entries and weights are taken one by one: together they are large.
-    """
-    contents = (json.dumps(entry).encode() for entries in data for entry in entries)
-    weights = (weight.numpy() for weight in (model.weights if model else ()))
-    return digest(itertools.chain(contents, weights))
-
-
-def first_line(error):
-    """Return the first line of an exception's message that tells what, not where in TensorFlow."""
-    where = r'^Graph execution error:.*(\n  File [^\n]*|<stack traces unavailable>)\n|\{\{.*?\}\} '
-    lines = re.sub(where, '', str(error), flags=re.DOTALL).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -4,78 +4,54 @@ Whatever the environment holds for other programs that use Keras, bert4keras or 
 """
 
 import contextlib
+import faulthandler
 import importlib.metadata
 import os
-import re
-import signal
 import sys
 import warnings
-
-from .console import open_closed_streams
-
-# what TensorFlow says in good times, of its versions and the machine
-GOOD_NEWS = rb'(?m)^(WARNING: All log messages before absl|[IW]\d{4} |To enable the following).*\n?'
-
-
-@contextlib.contextmanager
-def environment(**values):
-    """Set variables of the environment for a while."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager
 def unheard():
-    """Keep what is said to descriptor 2 from being heard, unless it ends in an error or a crash.
+    """Keep what goes to descriptor 2 in a pipe, and show it only if an exception comes.
 
-    No setting silences what TensorFlow says while it is imported, but where a processor lacks an
-    instruction these are its last words. So another process has them in keeping.
+    No setting silences what TensorFlow says while it is imported. What it says before a crash is
+    lost; Python's faulthandler tells where that was.
     """
-    if not hasattr(os, 'fork'):  # Windows
-        yield
-        return
-    open_closed_streams()
-    reader, writer = os.pipe()
-    keeper = os.fork()
-    if not keeper:
-        _say_last_words(reader, writer)
-    os.close(reader)
+    try:
+        os.fstat(2)
+    except OSError:  # it is closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     stderr = os.dup(2)
+    if not faulthandler.is_enabled():
+        faulthandler.enable(stderr)  # which stays open for it
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)  # what would not fit, 64 KiB do, is lost
     os.dup2(writer, 2)
     os.close(writer)
     try:
         yield
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(keeper, signal.SIGKILL)  # before the pipe ends, and it would speak
+    except BaseException:
+        os.dup2(stderr, 2)  # or reading would wait for more
+        os.write(2, os.read(reader, 2**16))
+        raise
     finally:
         os.dup2(stderr, 2)
-        os.close(stderr)
-        with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored
-            os.waitpid(keeper, 0)
+        os.close(reader)
 
 
-def _say_last_words(reader, writer):
-    """Wait for the end of what is said, then say it, and end this process."""
-    try:
-        os.close(writer)
-        with open(reader, 'rb') as file:
-            said = file.read()
-        os.write(2, re.sub(GOOD_NEWS, b'', said))
-    finally:
-        os._exit(0)
+def lacks_avx():
+    """Whether this is a processor on which TensorFlow's packages crash, as far as Linux says."""
+    with contextlib.suppress(OSError), open('/proc/cpuinfo', encoding='utf-8') as file:
+        flags = next((line for line in file if line.startswith('flags')), 'avx')  # of x86 alone
+        return 'avx' not in flags.split()
+    return False
 
 
 # bert4keras needs today's tf-keras under the name `keras` and with a version that ends in `tf`
 os.environ['TF_USE_LEGACY_KERAS'] = '1'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.pop('TF_XLA_FLAGS', None)  # an unknown one ends the process; reading gets slow
 # off by default where AVX-512 VNNI is missing: products go piece by piece, and nothing is fused
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
 # else large tensors go back to the system, and every operation pays for fresh pages
@@ -90,7 +66,13 @@ _own = {
     'TF_FUNCTION_JIT_COMPILE_DEFAULT': '0',  # XLA cannot compile what reading needs
     'KERAS_HOME': os.devnull,  # no keras.json of other programs is read, nor is one written
 }
-with environment(**_own), warnings.catch_warnings():
+_unset = ['PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION']  # cpp is in no package any more
+_others = {name: os.environ.pop(name) for name in [*_own, *_unset] if name in os.environ}
+os.environ.update(_own)
+if lacks_avx():
+    line = 'the processor lacks AVX, which TensorFlow needs; if it crashes now, use another one'
+    print(line, file=sys.stderr, flush=True)
+with warnings.catch_warnings():
     warnings.simplefilter('ignore')  # they may be errors
     with unheard():
         import setuptools  # noqa: F401, brings back distutils
@@ -109,4 +91,7 @@ with environment(**_own), warnings.catch_warnings():
     import bert4keras.snippets
     import bert4keras.tokenizers
 
+for _name in _own:
+    del os.environ[_name]
+os.environ.update(_others)
 __all__ = ['bert4keras', 'keras', 'tf']

@@ -1,20 +1,39 @@
-"""Which files the constants mean; not what is in them."""
+"""Which files the constants mean; what is in them only as far as that tells it."""
 
 import collections
+import dataclasses
+import glob
 import os
 import re
 
 from evaluate_sogou import UserError
 
-from .trained import CONFIG, EARLIER, READER, VOCABULARY, WEIGHTS, is_reader, refuse_earlier
+from .files import read_text
+from .trained import AGAIN, CONFIG, READER, VOCABULARY, WEIGHTS, is_reader
 
 DATA = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'data')
+# in a folder of data
 FILE_NAMES = {
     'webqa': 'WebQA.json', 'sogouqa': 'SogouQA.json', 'config': 'bert_config.json',
     'checkpoint': 'bert_model.ckpt', 'vocabulary': VOCABULARY,
     'official_answers': 'qid_answer_expand',
 }  # fmt: skip
 ORIGINAL = 'best_model.weights'  # what the original script has saved
+EARLIER = 'best_model.weights.h5'  # what an earlier version of this one has
+SHARDS = '.index.json'  # ends the name of what says which weights are in which of several files
+STATE = 'checkpoint'  # TensorFlow's note which of the checkpoints beside it is the last
+TRAINED_WEIGHTS, TRAINED_BERT = (WEIGHTS, ORIGINAL, EARLIER), (WEIGHTS, CONFIG, VOCABULARY)
+# the constant that names a file of a BERT; its name in a folder, the first that exists, or else
+# that of the only one like a pattern
+BERT_FILES = {
+    'checkpoint': (
+        'checkpoint_path', FILE_NAMES['checkpoint'], WEIGHTS, WEIGHTS + SHARDS, 'tf_model.h5',
+        'tf_model.h5' + SHARDS, STATE, EARLIER, 'pytorch_model.bin', 'pytorch_model.bin' + SHARDS,
+        '*.ckpt*.index', '*.safetensors',
+    ),
+    'config': ('config_path', FILE_NAMES['config'], CONFIG, '*config*.json'),
+    'vocabulary': ('dict_path', VOCABULARY, 'tokenizer.json', '*vocab*.txt'),
+}  # fmt: skip
 
 
 class Files(collections.namedtuple('Files', [*FILE_NAMES, 'demo'])):
@@ -24,76 +43,103 @@ class Files(collections.namedtuple('Files', [*FILE_NAMES, 'demo'])):
 def locate_files(constants, command='train'):
     """Return the Files that a command means: the demo's as long as data/ holds no real ones.
 
-    All but `train` mean the weights that it has left in `output_dir`. Configuration and vocabulary
-    stand beside the weights, where they stand there. Raises UserError for weights of another kind,
-    and where `train` would write over what it trains from.
+    All but `train` mean the weights that it has left in `output_dir` or, where it holds none, in
+    `checkpoint_path`. Configuration and vocabulary stand beside weights that are given: those of
+    the data may be another BERT's. Raises UserError for weights of another kind, and where `train`
+    would write over what it trains from.
     """
-    refuse_earlier(os.path.join(constants.output_dir, EARLIER))
-    given = {
-        'config': constants.config_path,
-        'checkpoint': _weights(constants.checkpoint_path),
-        'vocabulary': constants.dict_path,
-    }
-    named = {constants.data_dir, *given.values()} - {'auto'}
-    if is_reader(constants.checkpoint_path):  # on any data, also the demo's
-        named.discard(given['checkpoint'])
-    if command != 'train':
-        given['checkpoint'] = _weights(constants.output_dir, of_reader=True)
-        if is_reader(constants.output_dir):  # which has its own
-            given.update(config='auto', vocabulary='auto')
-    real = [os.path.join(DATA, name) for name in list(FILE_NAMES.values())[:5]]
-    folder, demo_folder = constants.data_dir, os.path.join(DATA, 'demo')
-    demo = not named and os.path.isdir(demo_folder) and not any(map(exists, real))
+    is_training = command == 'train'
+    if is_training and (constants.train_data == 'auto') != (constants.valid_data == 'auto'):
+        raise UserError('train_data and valid_data: give both, or none')
+    given = constants.config_path, constants.checkpoint_path, constants.dict_path
+    demo_folder, folder = os.path.join(DATA, 'demo'), constants.data_dir
+    # a trained reader is used with any data, also the demo's
+    real = folder != 'auto' or not all(path == 'auto' or is_reader(path) for path in given)
+    real |= any(exists(os.path.join(DATA, name)) for name in [*FILE_NAMES.values()][:5])
+    demo = os.path.isdir(demo_folder) and not real
     if folder == 'auto':
         folder = demo_folder if demo else DATA
-    files = Files(*(os.path.join(folder, name) for name in FILE_NAMES.values()), demo)
-    if given['checkpoint'] not in ('auto', ''):
-        files = files._replace(**_beside(given['checkpoint']))
-    if command == 'train' and (constants.train_data == 'auto') != (constants.valid_data == 'auto'):
-        raise UserError('train_data and valid_data: give both, or none')
+    trained = _meant(_first(_reader_folder(constants), TRAINED_WEIGHTS))
+    paths = {name: os.path.join(folder, filename) for name, filename in FILE_NAMES.items()}
+    folders = [folder]
+    for kind, (constant, *_) in BERT_FILES.items():
+        path = getattr(constants, constant)
+        if not is_training and (kind == 'checkpoint' or is_reader(trained)):
+            path = trained if kind == 'checkpoint' else 'auto'  # a reader has its own
+        if path == 'auto':
+            found = [_meant(_in_folder(each, kind)) for each in folders]
+            paths[kind] = next(filter(exists, found), found[0])
+            continue
+        paths[kind] = path = _meant(_in_folder(path, kind) if os.path.isdir(path) else path)
+        if kind == 'checkpoint' and path and (exists(path) or is_reader(path)):
+            # what stands beside weights that are named is meant, not what may be another BERT's
+            is_whole = is_training or is_reader(path)
+            folders = [os.path.dirname(path), *[folder] * (not is_whole)]
     if constants.valid_data != 'auto':
         answers = f'{constants.valid_data}.answers'  # as data/convert.py calls them
-        files = files._replace(sogouqa=constants.valid_data, official_answers=answers)
+        paths.update(sogouqa=constants.valid_data, official_answers=answers)
     if constants.train_data != 'auto':
-        files = files._replace(webqa=constants.train_data)
-    files = files._replace(**{name: path for name, path in given.items() if path != 'auto'})
-    if command == 'train':
+        paths['webqa'] = constants.train_data
+    files = Files(**paths, demo=demo)
+    if is_training:
         _refuse_overwriting(files, constants.output_dir)
     return files
 
 
 def _refuse_overwriting(files, output_dir):
     """Raise UserError where a plain BERT that is used stands where the trained reader will."""
+    output_dir = os.path.realpath(output_dir)
+    written = [os.path.join(output_dir, name) for name in TRAINED_BERT]
     for path in files.config, files.checkpoint, files.vocabulary:
-        folder, name = os.path.split(path)
-        ours = name in (WEIGHTS, CONFIG, VOCABULARY) and os.path.isfile(path)
-        there = os.path.realpath(folder) == os.path.realpath(output_dir)
-        if ours and there and not is_reader(path):
+        if os.path.isfile(path) and os.path.realpath(path) in written and not is_reader(path):
             raise UserError(f'{path}: train would write over it; choose another output_dir')
 
 
-def train_paths(constants, files):
-    """Return the paths of the data to train on beside SogouQA, or instead of it."""
-    return [files.webqa] if constants.train_data == 'auto' else constants.train_data.split(',')
+def _first(folder, names):
+    """Return the path of the file in a folder that exists, the first of several or of none."""
+    paths = [os.path.join(folder, name) for name in names]
+    return next(filter(exists, paths), paths[0])
 
 
-def _weights(path, of_reader=False):
-    """Return which file is meant by a folder, or by any file of a checkpoint.
+def _reader_folder(constants):
+    """Return the folder of the trained reader: `output_dir`, or `checkpoint_path` where none is."""
+    folder, other = constants.output_dir, constants.checkpoint_path
+    holds = exists(_first(folder, (*TRAINED_WEIGHTS, READER)))
+    if holds or other == 'auto' or not is_reader(other):
+        return folder
+    return other if os.path.isdir(other) else os.path.dirname(other)
 
-    of_reader: whether it is the folder of a trained reader. Raises UserError for a pickle, which
-    may do anything when it is read.
-    """
-    if path in ('auto', ''):
-        return path
-    if of_reader or os.path.isdir(path):
-        names = WEIGHTS, ORIGINAL
-        if not of_reader:
-            names = WEIGHTS, 'tf_model.h5', FILE_NAMES['checkpoint'], EARLIER, 'pytorch_model.bin'
-        there = [name for name in names if exists(os.path.join(path, name))]
-        path = os.path.join(path, (there or names)[0])
-    refuse_earlier(path)
-    if path.endswith('.bin'):
-        folder = os.path.dirname(path) or '.'
+
+def _in_folder(folder, kind):
+    """Return the path of a file of a BERT in its folder, see BERT_FILES."""
+    names = BERT_FILES[kind][1:]
+    if is_reader(os.path.join(folder, READER)):
+        names = [name for name in names if name in TRAINED_BERT]
+    path = _first(folder, names)
+    like = [other for name in names if '*' in name for other in _glob(folder, name)]
+    if kind == 'config':
+        like = [other for other in like if '"num_hidden_layers"' in read_text(other)]
+    return like[0] if len(like) == 1 and not exists(path) else path
+
+
+def _glob(folder, pattern):
+    return sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))
+
+
+def _meant(path):
+    """Return which weights are meant by any file of them. Raises UserError for what is not read."""
+    folder, name = os.path.split(path)
+    if exists(path) and os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f'{path}: a pipe, and it is read several times; write it to a file')
+    if name == STATE and os.path.isfile(path):
+        named = re.search(r'^model_checkpoint_path: "(?:.*/)?(.+)"', read_text(path), re.MULTILINE)
+        return os.path.join(folder, named[1]) if named else path
+    if name == EARLIER:
+        what = 'weights in the format of an earlier version, which is no longer read'
+        raise UserError(f'{path}: {what}; train again, in another output_dir')
+    path = re.sub(r'-\d{5}-of-\d{5}(\.\w+)$', rf'\1{SHARDS}', path)
+    if path.removesuffix(SHARDS).endswith('.bin'):
+        folder = folder or '.'
         model = f"BertForPreTraining.from_pretrained('{folder}').save_pretrained('{folder}')"
         convert = f'python -c "from transformers import BertForPreTraining; {model}"'
         what = 'a pickle, which may run any program; convert it'
@@ -101,43 +147,54 @@ def _weights(path, of_reader=False):
     return re.sub(r'\.(index|meta|data-\d{5}-of-\d{5})$', '', path)
 
 
-def _beside(weights):
-    """Return {'config', 'vocabulary'}, as far as they stand beside some weights."""
-    folder, found = os.path.dirname(weights), {}
-    names = [('config', CONFIG), ('config', FILE_NAMES['config']), ('vocabulary', VOCABULARY)]
-    if is_reader(weights):
-        del names[1]
-    for name, filename in names:
-        if os.path.isfile(os.path.join(folder, filename)):
-            found[name] = os.path.join(folder, filename)
-    return found
+def train_paths(constants, files):
+    """Return the paths of the data to train on beside SogouQA, or instead of it."""
+    return [files.webqa] if constants.train_data == 'auto' else constants.train_data.split(',')
 
 
 def exists(path):
-    """Whether a file, or a checkpoint of that name, exists."""
-    return os.path.isfile(path) or os.path.isfile(f'{path}.index')
+    """Whether a file, a pipe, or a checkpoint of that name exists."""
+    is_there = os.path.exists(path) and not os.path.isdir(path)
+    return is_there or os.path.isfile(f'{path}.index')
 
 
-def require(*paths):
+def is_lasting(path):
+    """Whether the same file will be there another time: not in a pipe, nor where streams are."""
+    stream = r'/dev/std\w+|/(dev|proc/\w+)/fd/\d+'
+    return os.path.isfile(path) and not re.fullmatch(stream, os.path.abspath(path))
+
+
+def require(*paths, cure=None):
     """Raise UserError that lists what is missing of `paths`; '' means that none is needed."""
     missing = [path for path in paths if path and not exists(path)]
-    if missing:
-        cure = 'data/README.md says where to download it, or check the path'
-        raise UserError(f'missing: {", ".join(missing)}; {cure}')
+    if not missing:
+        return
+    lines = [f'missing: {", ".join(missing)}']
+    lines.append(cure or 'data/README.md says where to download it, or check the path')
+    for path in [] if cure else missing:
+        there = ', '.join(map(os.path.basename, _glob(os.path.dirname(path), '*')[:9]))
+        for constant, *names in BERT_FILES.values():
+            if there and os.path.basename(path) in names:
+                sought = f'sought {", ".join(names)} among {there}'
+                lines.append(f'{sought}; {constant} may name another')
+    raise UserError('; '.join(lines))
 
 
 def require_reader(files):
     """Raise UserError where there is no trained reader, but perhaps a BERT that cannot read."""
     folder, name = os.path.split(files.checkpoint)
-    for needed in (WEIGHTS, READER) if name == WEIGHTS else (name,):
-        path = os.path.join(folder, needed)
-        if not exists(path):
-            raise UserError(f'{path}: no such file; run train first, or give its output_dir')
-    require(files.config, files.vocabulary)
+    reader = [os.path.join(folder, READER)] if name == WEIGHTS else []
+    require(files.checkpoint, *reader, cure='run train first, or give its output_dir')
+    require(files.config, files.vocabulary, cure=AGAIN if reader else None)
 
 
-def require_order(constants):
-    """Raise UserError where validation questions are to be split off in an order that has gone."""
-    order = os.path.join(constants.output_dir, 'random_order.json')
-    if constants.valid_data == 'auto' and not os.path.exists(order):
-        raise UserError(f'{order}: no such file; copy it from where the weights were trained')
+def require_order(constants, files):
+    """Return constants whose `output_dir` is that of the reader, and of its random order.
+
+    Raises UserError where validation questions are to be split off in an order that has gone.
+    """
+    folder = os.path.dirname(files.checkpoint)
+    if constants.valid_data == 'auto':
+        order = os.path.join(folder, 'random_order.json')
+        require(order, cure='copy it from where the weights were trained')
+    return dataclasses.replace(constants, output_dir=folder)

@@ -1,4 +1,4 @@
-"""Predictions for many questions, as a page to look at; not how they are made."""
+"""Answers and their votes to look at: many as a page, one as text; not how they are made."""
 
 import base64
 import collections
@@ -11,7 +11,9 @@ import unicodedata
 
 from evaluate_sogou import norm
 
-from .console import one_line
+from .answers import as_dict
+from .process import one_line, visible
+from .records import id_of
 
 TEMPLATE = os.path.join(os.path.dirname(__file__), 'report.html')
 KINDS = {  # what went wrong, and what that means; the first one that fits
@@ -25,78 +27,123 @@ KINDS = {  # what went wrong, and what that means; the first one that fits
 }
 
 
-class Page:
-    """The page: the first questions that are added to it, and the counts of all.
+def by_votes(passages, prediction):
+    """Yield (number, pieces, vote) of each passage, first those that gave most to the answer.
 
-    references: {id: Reference}, or None where right answers are not known; tokens_of: function of a
-    list of token ids to a list of str; constants: `report`, how many questions the page has, and
-    `max_p_len`, of which it is said how much of a passage is read.
+    Then come those that were not asked about it, last those that left. passages: list of str;
+    prediction: dict, see `predictions.of_records`. Every second one of the pieces is the answer;
+    vote: dict, None where the script asks about other passages.
     """
+    votes, text = prediction.get('votes') or [], prediction['text']
+    if len(votes) != len(passages):
+        votes = [None] * len(passages)
 
-    def __init__(self, references, tokens_of, constants):
-        self.references, self.tokens_of = references, tokens_of
-        self.size, self.read_length = constants.report, constants.max_p_len - 2
-        self.questions, self.outcomes = [], collections.Counter()
-        self.kinds = collections.Counter()
+    def rank(number):
+        vote = votes[number]
+        if vote is None:
+            return 0, 0
+        if not vote['has_answer']:
+            return 2, vote['no_answer_prob']
+        return (0, -math.prod(vote['token_probs'])) if vote['token_probs'] else (1, 0)
 
-    def add(self, record, prediction, score):
-        """Add the prediction for a record, and its Score, None where the answer is not known."""
-        reference = self.references[prediction['id']] if score else None
-        outcome, kind = 'answered' if prediction['text'] else 'no answer', None
-        if reference:
-            outcome, kind = _judge(record, prediction, reference, score, self.read_length)
-        self.outcomes[outcome] += 1
-        self.kinds[kind] += 1
-        if len(self.questions) < self.size:
-            shown = _question(record, prediction, reference, self.tokens_of)
-            self.questions.append({**shown, 'outcome': outcome, 'kind': kind})
-
-    def as_html(self, result):
-        """Return the page, HTML in one str without any link to something outside.
-
-        result: the score of all as it is printed, None where right answers are not known.
-        """
-        names = [] if result is None else ['right', 'partly right', 'wrong']
-        names += ['answered'] if self.outcomes['answered'] or result is None else []  # not scored
-        kinds = [kind for kind in KINDS if self.kinds[kind]]
-        content = {
-            'total': sum(self.outcomes.values()),
-            'score': result,
-            'outcomes': [[name, self.outcomes[name]] for name in (*names, 'no answer')],
-            'kinds': [[k, KINDS[k].format(self.read_length), self.kinds[k]] for k in kinds],
-            'questions': self.questions,
-        }
-        return _fill_in(content)
+    for number in sorted(range(len(passages)), key=rank):
+        passage, vote = passages[number], votes[number]
+        pieces = re.split(f'({re.escape(text)})', passage) if text else [passage]
+        if vote and number == prediction['passage']:
+            start, end = prediction['start'], prediction['end']
+            pieces = [passage[:start], passage[start:end], passage[end:]]
+        yield number, pieces, vote
 
 
-def _judge(record, prediction, reference, score, read_length):
-    """Return the outcome of a prediction and what went wrong, None if nothing."""
-    if score.correct:
-        return 'right', None
-    passages = [passage['passage'][:read_length] for passage in record.get('passages') or []]
-    answer, votes = one_line(prediction['text']), _votes(record, prediction)
-    kind = _kind_of(answer, reference.variants, passages, votes)
-    wrong = 'wrong' if prediction['text'] else 'no answer'
-    return 'partly right' if score.f1 else wrong, kind
+def as_text(answer, passages, tokenizer):
+    """Return an Answer and the passages in the order of their votes, the answer in brackets.
+
+    passages: list of str, what was read of them.
+    """
+    tokens, lines = [*tokenizer.ids_to_tokens(answer.token_ids), '[SEP]'], []
+    for number, candidate in enumerate(answer.candidates):
+        text, score = visible(candidate.text), candidate.score
+        line = f'    or: {text}' if number else f'answer: {text or "(none)"}'
+        line += '' if score is None else f' (score {score:.3f})'
+        lines.append(line if candidate.finished or not number else f'{line}, not finished')
+    for number, pieces, vote in by_votes(passages, as_dict(answer)):
+        pieces = [*map(visible, pieces)]
+        if vote['has_answer']:
+            pairs = zip(tokens, vote['token_probs'], strict=False)  # none where it was not asked
+            votes = '  '.join(f'{visible(token)} {prob:.2f}' for token, prob in pairs)
+            said = f' votes: {votes}' if votes else ''
+            pieces[1::2] = (f'[{piece}]' for piece in pieces[1::2])
+        else:
+            said = f' left: no answer {vote["no_answer_prob"]:.2f}'
+        lines += [f'passage {number + 1}{said}', f'  {"".join(pieces)}']
+    return '\n'.join(lines)
 
 
-def _kind_of(answer, variants, passages, votes):
-    """Return what went wrong, one of KINDS; passages: list of str, what was read of them."""
-    letters = _letters(answer)
+# ------------------------------------------------------------------------------------------ a page
+
+
+def as_html(cases, references, score, tokenizer, constants):
+    """Return the page of many predictions, HTML in one str without any link to something outside.
+
+    It shows the first `constants.report` of them, and counts all. cases: yields (record, its
+    prediction, the Score of that or None), see `predictions.scored`; references: {id: Reference};
+    score: of all, as it is printed. Both are None where right answers are not known.
+    """
+    read_length = constants.max_p_len - 2  # of a passage, in characters
+    questions, outcomes, kinds = [], collections.Counter(), collections.Counter()
+    for record, prediction, of_it in cases:
+        given = [each['passage'] for each in record.get('passages') or []]
+        passages = [*by_votes(given, prediction)]
+        reference = references[id_of(prediction)] if of_it else None
+        outcome, kind = _outcome_of(prediction, of_it), None
+        if of_it and not of_it.correct:
+            kind = _kind_of(prediction, reference.variants, passages, read_length)
+        outcomes[outcome] += 1
+        kinds[kind] += 1
+        if len(questions) < constants.report:
+            told = _told_of(record, prediction, reference, passages, tokenizer)
+            questions.append({**told, 'outcome': outcome, 'kind': kind})
+    names = [] if score is None else ['right', 'partly right', 'wrong']
+    names += ['answered'] if outcomes['answered'] or score is None else []  # not scored
+    found = [kind for kind in KINDS if kinds[kind]]
+    content = {
+        'total': sum(outcomes.values()),
+        'score': score,
+        'outcomes': [[name, outcomes[name]] for name in (*names, 'no answer')],
+        'kinds': [[kind, KINDS[kind].format(read_length), kinds[kind]] for kind in found],
+        'questions': questions,
+    }
+    return _fill_in(content)
+
+
+def _outcome_of(prediction, score):
+    if score and (score.correct or score.f1):
+        return 'right' if score.correct else 'partly right'
+    if not prediction['text']:
+        return 'no answer'
+    return 'wrong' if score else 'answered'
+
+
+def _kind_of(prediction, variants, passages, read_length):
+    """Return what went wrong, one of KINDS; passages: see `by_votes`."""
+    answer = one_line(prediction['text'])
+    ours, letters = norm(answer), _letters(answer)
     if letters and letters in map(_letters, variants):
         return 'other characters only'
-    ours, variants = norm(answer), [*filter(None, map(norm, variants))]
-    passages = [*map(norm, passages)]
-    holding = [i for i, text in enumerate(passages) if any(each in text for each in variants)]
+    variants, holding = [*filter(None, map(norm, variants))], []  # votes of those that hold one
+    for _, pieces, vote in passages:
+        text = norm(''.join(pieces)[:read_length])
+        if any(variant in text for variant in variants):
+            holding.append(vote)
     if not holding:
         return 'no passage held the answer'
-    if any(each in ours for each in variants):
+    if any(variant in ours for variant in variants):
         return 'too long'
-    if ours and any(ours in each for each in variants):
+    if ours and any(ours in variant for variant in variants):
         return 'too short'
-    if not votes:
+    if None in holding:
         return 'no votes'
-    has_answer = any(votes[i]['has_answer'] for i in holding)
+    has_answer = any(vote['has_answer'] for vote in holding)
     return 'outvoted' if has_answer else 'a passage that holds it left'
 
 
@@ -106,65 +153,37 @@ def _letters(text):
     return ''.join(each for each in text if unicodedata.category(each)[0] in 'LN')
 
 
-def _votes(record, prediction):
-    """Return the votes, one for each of the record's passages, or none."""
-    votes = prediction.get('votes') or []  # of other passages where the script asks otherwise
-    return votes if len(votes) == len(record.get('passages') or []) else []
-
-
-def _question(record, prediction, reference, tokens_of):
-    """Return what the page says of a question but how it was judged."""
-    entry = {name: prediction.get(name) for name in ('id', 'question', 'text', 'error')}
+def _told_of(record, prediction, reference, passages, tokenizer):
+    """Return what the page says of a question, but how it was judged; passages: see `by_votes`."""
+    names = 'id', 'question', 'text', 'score', 'passage', 'candidates', 'error'
+    told = {name: prediction[name] for name in names if name in prediction}
     if reference:
-        entry.update(gold=reference.answer, variants=reference.variants)
-    if 'error' not in prediction:
-        entry['tokens'] = [*tokens_of(prediction['token_ids']), '[SEP]']
-        entry['place'] = prediction['passage'] if _votes(record, prediction) else None
-        entry['candidates'] = [
-            [each['text'], _rounded(each['score']), _rounded(each['log_score']), each['finished']]
-            for each in prediction['candidates']
-        ]
-    entry['passages'] = [*_passages(record, prediction)]
-    return entry
+        told.update(gold=reference.answer, variants=reference.variants)
+    told['tokens'] = [*tokenizer.ids_to_tokens(prediction.get('token_ids', [])), '[SEP]']
+    told['passages'] = []
+    for number, pieces, vote in passages:
+        label = record['passages'][number].get('answer')
+        entry = {'number': number + 1, 'pieces': pieces, 'label': label}
+        told['passages'].append({**entry, **(vote or {})})
+    return _rounded(told)
 
 
-def _passages(record, prediction):
-    """Yield each passage, in pieces of which every second one is the answer, by their votes."""
-    passages, votes = record.get('passages') or [], _votes(record, prediction)
-
-    def rank(i):  # by what it gave to all tokens; not asked; left
-        if not votes[i]['has_answer']:
-            return 2, votes[i]['no_answer_prob']
-        return (0, -math.prod(votes[i]['token_probs'])) if votes[i]['token_probs'] else (1, 0)
-
-    for i in sorted(range(len(passages)), key=rank if votes else None):
-        passage, answer = passages[i]['passage'], prediction['text']
-        pieces = re.split(f'({re.escape(answer)})', passage) if answer else [passage]
-        if votes and i == prediction['passage']:
-            start, end = prediction['start'], prediction['end']
-            pieces = [passage[:start], passage[start:end], passage[end:]]
-        entry = {'number': i + 1, 'pieces': pieces}
-        if passages[i].get('answer'):
-            entry['label'] = passages[i]['answer']
-        if votes and not votes[i]['has_answer']:
-            entry['left'] = _rounded(votes[i]['no_answer_prob'])
-        elif votes:
-            entry['token_probs'] = [*map(_rounded, votes[i]['token_probs'])]
-        yield entry
-
-
-def _rounded(number):
-    """Return a number with four digits; None where JSON has none for it, as for log 0."""
-    return None if number is None or not math.isfinite(number) else float(f'{number:.4g}')
+def _rounded(value):
+    """Return what JSON can hold, numbers with four digits; None for what is no number in JSON."""
+    if isinstance(value, float):
+        return float(f'{value:.4g}') if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    return [*map(_rounded, value)] if isinstance(value, list) else value
 
 
 def _fill_in(content):
     """Return the page with a content that JSON can hold."""
-    with open(TEMPLATE, encoding='utf-8') as file:
+    with open(TEMPLATE, encoding='utf-8') as file:  # not read_text, which refuses pages
         template = file.read()
     policy = "default-src 'none'; base-uri 'none'; form-action 'none'"
-    for name in 'style', 'script':  # nothing else is ever run, whatever the data holds
-        text = re.search(f'<{name}>(.*?)</{name}>', template, re.DOTALL)[1]
+    # nothing else is ever run, whatever the data holds
+    for name, text in re.findall('<(style|script)>(.*?)</', template, re.DOTALL):
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         policy += f"; {name}-src 'sha256-{digest}'"
     data = json.dumps(content, ensure_ascii=False, separators=(',', ':'))

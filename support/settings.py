@@ -17,18 +17,18 @@ import typing
 
 from evaluate_sogou import UserError
 
-from .console import Parser, exit_status, log
 from .files import read_text
 from .paths import DATA, locate_files
-from .process import prepare_process, require_packages
-from .trained import READER, check_names, not_as_written, trained_constants
+from .process import Parser, exit_status, log, prepare_process, require_packages
+from .trained import READER, check_names, trained_constants
 
 # --------------------------------------------------------------------------------------- the types
 
 
-class Rule(typing.NamedTuple):
-    """What a type allows: in words, and a test of a value of the right Python type."""
+class Kind(typing.NamedTuple):
+    """A type of constants: Python's, what it allows in words, and a test of a value of Python's."""
 
+    python: type
     expected: str
     allows: typing.Callable
 
@@ -37,57 +37,65 @@ class Whole:
     """Whole[n] is the type of a whole number of at least n."""
 
     def __class_getitem__(cls, least):
-        rule = Rule(f'a whole number of at least {least}', lambda value: least <= value < 2**31)
-        return typing.Annotated[int, rule]
+        expected = f'a whole number of at least {least}'
+        return Kind(int, expected, lambda value: least <= value < 2**31)
 
 
-Positive = typing.Annotated[float, Rule('a number above 0', lambda value: 0 < value < math.inf)]
-Path = typing.Annotated[str, Rule('a path in quotes', lambda value: True)]
+Positive = Kind(float, 'a number above 0', lambda value: 0 < value < math.inf)
+Path = Kind(str, 'a path in quotes', lambda value: True)
 PLAIN = {
-    int: Rule('a whole number', lambda value: True),
-    float: Rule('a number', math.isfinite),
-    str: Rule('a text in quotes', lambda value: True),
-    bool: Rule('True or False', lambda value: True),
+    int: Kind(int, 'a whole number', lambda value: True),
+    float: Kind(float, 'a number', math.isfinite),
+    str: Kind(str, 'a text in quotes', lambda value: True),
+    bool: Kind(bool, 'True or False', lambda value: True),
 }
 
 
 def constants(owner):
     """Make a class of constants a frozen dataclass; what it cannot be is an error of one line."""
     try:
-        for name, (_, rule) in rules(owner).items():
-            value = getattr(owner, name)
-            if type(value).__hash__ is None:  # a list, say, which dataclasses refuse
-                raise UserError(f'{name} = {value!r:.80}: expected {rule.expected}')
-    except UserError as error:
-        log(error)
+        return dataclasses.dataclass(frozen=True)(owner)
+    except (TypeError, ValueError) as error:  # no value, or a list, say
+        log(f'{owner.__name__}: {error}; give each constant a number, a text, True or False')
         sys.exit(2)
-    return dataclasses.dataclass(frozen=True)(owner)
 
 
-def rules(constants):
-    """Return {name: (Python type, Rule)} of a class of constants."""
+def kinds(constants):
+    """Return {name: Kind} of a class of constants."""
     found = {}
-    for name, hint in typing.get_type_hints(constants, include_extras=True).items():
-        rule = PLAIN.get(hint)
-        if typing.get_origin(hint) is typing.Annotated:
-            hint, rule = typing.get_args(hint)
-        elif typing.get_origin(hint) is typing.Literal:
-            choices = typing.get_args(hint)
-            rule = Rule(' or '.join(map(repr, choices)), choices.__contains__)
-            hint = type(choices[0])
-        if not rule:
-            raise UserError(f'{name}: {hint} is no type for a constant, see support/settings.py')
-        found[name] = hint, rule
+    for field in dataclasses.fields(constants):
+        kind = field.type if isinstance(field.type, Kind) else PLAIN.get(field.type)
+        if typing.get_origin(field.type) is typing.Literal:
+            choices = typing.get_args(field.type)
+            expected = ' or '.join(map(repr, choices))
+            kind = Kind(type(choices[0]), expected, choices.__contains__)
+        if not kind:
+            what = f'{field.type} is no type for a constant'
+            raise UserError(f'{field.name}: {what}, see support/settings.py')
+        found[field.name] = kind
     return found
+
+
+def plain(constants):
+    """Return constants with NumPy's scalars and pathlib's paths as Python's own, and ~ as home."""
+    values = vars(constants).copy()
+    for name, kind in kinds(type(constants)).items():
+        value = values[name]
+        if getattr(value, 'shape', None) == () and hasattr(value, 'item'):
+            value = value.item()
+        if kind is Path and isinstance(value, (str, os.PathLike)):
+            value = ','.join(map(os.path.expanduser, str(value).split(',')))
+        values[name] = value
+    return type(constants)(**values)
 
 
 def check(constants):
     """Raise UserError for a constant of the wrong type or range."""
-    for name, (python, rule) in rules(type(constants)).items():
+    for name, kind in kinds(type(constants)).items():
         value = getattr(constants, name)
-        of_type = type(value) is python or (python is float and type(value) is int)
-        if not of_type or not rule.allows(value):
-            raise UserError(f'{name} = {value!r:.80}: expected {rule.expected}')
+        is_number = kind.python is float and type(value) is int
+        if not (type(value) is kind.python or is_number) or not kind.allows(value):
+            raise UserError(f'{name} = {value!r:.80}: expected {kind.expected}')
 
 
 # -------------------------------------------------------------------------------- the command line
@@ -97,20 +105,12 @@ class CommandLine(typing.NamedTuple):
     """What a command line says."""
 
     command: str
-    path: str | None  # the questions of predict, '-' for standard input; the folder of export
-    question: str | None  # of predict, with its passages, a list of str
-    passages: list | None
     overrides: dict  # {constant: value}
-    constants: object  # the ones in effect
-    files: tuple  # the Files that they mean
-
-
-COMMANDS = {
-    'train': 'nothing more',
-    'eval': 'nothing more',
-    'predict': 'FILE, - or --question= with one --passage= or more',
-    'export': 'FOLDER',
-}
+    constants: object = None  # the ones in effect
+    files: tuple = None  # the Files that they mean
+    path: str | None = None  # the questions of predict, '-' for standard input; export's folder
+    question: str | None = None  # of predict, with its passages, a list of str
+    passages: list | None = None
 
 
 def read_command_line(constants, description, arguments=None):
@@ -120,57 +120,52 @@ def read_command_line(constants, description, arguments=None):
     str, None for the process's own. Returns a CommandLine. Raises UserError for what it cannot
     read, and where anything else is in the way of work, see `require_packages`.
     """
-    *own, overrides = parse(constants, description, arguments)
-    chosen, files, notes = configure(constants, overrides, own[0])
+    line = parse(constants, description, arguments)
+    chosen, files, notes = configure(constants, line.overrides, line.command)
     require_packages()
     for note in notes:
         log(note)
-    return CommandLine(*own, overrides, chosen, files)
+    return line._replace(constants=chosen, files=files)
 
 
 def parse(constants, description, arguments=None):
-    """Return the first fields of a CommandLine, down to the overrides."""
-    parser = Parser(
+    """Return what a command line says, a CommandLine still without `constants` and `files`."""
+    # constants stand anywhere, with a parser of their own: one may be called as what follows is
+    options = Parser(
         usage='%(prog)s {train,eval,predict FILE,export FOLDER} [--constant=value ...]',
         description=description,
         epilog=inspect.getsource(constants),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    hidden = {'help': argparse.SUPPRESS}
-    # with names that no constant can have
-    parser.add_argument('(command)', metavar='command', choices=[*COMMANDS], **hidden)
-    parser.add_argument('(path)', metavar='path', nargs='?', **hidden)
-    parser.add_argument('--question', dest='(question)', **hidden)
-    parser.add_argument('--passage', dest='(passages)', action='append', **hidden)
-    names = rules(constants)
-    for name, (python, _) in names.items():
-        convert = true_or_false if python is bool else python
-        parser.add_argument(f'--{name}', type=convert, default=argparse.SUPPRESS, **hidden)
-    options, unknown = parser.parse_known_intermixed_args(arguments)
-    overrides = vars(options)
-    own = [overrides.pop(f'({name})') for name in ('command', 'path', 'question', 'passages')]
-    surplus = unknown and not unknown[0].startswith('-')
-    if surplus or not _is_complete(*own):
-        command, path, *_ = own
-        last = ''.join(f'{word}: ' for word in [*filter(None, [path]), *unknown][-1:])
-        takes = f'{command} takes {COMMANDS[command]}'
-        raise UserError(f'{last}{takes}; see --help')
+    names = kinds(constants)
+    for name, kind in names.items():
+        convert = true_or_false if kind.python is bool else kind.python
+        options.add_argument(f'--{name}', type=convert, help=argparse.SUPPRESS)
+    overrides, rest = options.parse_known_args(arguments)
+    parser = Parser(add_help=False)
+    commands = parser.add_subparsers(dest='command', required=True)
+    alike = {'add_help': False, 'allow_abbrev': False}
+    for command in 'train', 'eval':
+        commands.add_parser(command, **alike)
+    predict = commands.add_parser('predict', **alike)
+    asked = predict.add_mutually_exclusive_group(required=True)
+    asked.add_argument('path', metavar='FILE', nargs='?')
+    asked.add_argument('--question')
+    predict.add_argument('--passage', dest='passages', action='append')
+    commands.add_parser('export', **alike).add_argument('path', metavar='FOLDER')
+    said, unknown = parser.parse_known_args(rest)
+    line = CommandLine(**vars(said), overrides=vars(overrides))
+    line = line._replace(path=line.path and os.path.expanduser(line.path))
     if unknown:
         name = unknown[0].removeprefix('--').partition('=')[0]
         nearest = difflib.get_close_matches(name, names, 1, 0)[0]
         nearest = f'the nearest constant is --{nearest}='
-        raise UserError(f'{unknown[0]}: unknown; {nearest}, see --help')
-    return *own, overrides
-
-
-def _is_complete(command, path, question, passages):
-    """Whether a command has all that it takes, and nothing else."""
-    has_path, asks = path is not None, bool(question and passages)
-    if command == 'predict' and not has_path:
-        return asks
-    says_more = question is not None or passages is not None
-    return has_path == (command in ('predict', 'export')) and not says_more
+        raise UserError(f'{unknown[0]}: unknown to {line.command}; {nearest}, see --help')
+    if bool(line.question) != bool(line.passages):
+        raise UserError('predict: give both --question= and --passage=, or a FILE; see --help')
+    return line
 
 
 def read_early(constants, description):
@@ -206,38 +201,36 @@ DEMO_BERT = (
 def configure(constants, overrides, command='train'):
     """Make the constants that are meant: those of the class, the overrides, the demo's own.
 
-    All but `train` take those in TRAINED, configuration and vocabulary from `output_dir`, where
-    `train` has left them. constants: the class; overrides: {name: value}. Returns (an object of the
-    class, Files, a list of lines that say what differs from the class). Raises UserError for a
-    value that is not allowed.
+    All but `train` take those in TRAINED, configuration and vocabulary from the trained reader.
+    constants: the class; overrides: {name: value}. Returns (an object of the class, Files, a list
+    of lines that say what differs from the class). Raises UserError for a value that is not
+    allowed.
     """
     check_names(constants)
-    chosen = constants(**overrides)
+    usual, chosen = plain(constants()), plain(constants(**overrides))
     check(chosen)
     notes = []
-    for name, value in overrides.items():
-        usual = getattr(constants, name)
-        notes.append(f'{name} = {value!r}' + f' instead of {usual!r}' * (value != usual))
+    for name in overrides:
+        value, other = getattr(chosen, name), getattr(usual, name)
+        notes.append(f'{name} = {value!r}' + f' instead of {other!r}' * (value != other))
     files = locate_files(chosen, command)
-    changes = {}
-    if command != 'train':
-        reader = os.path.join(chosen.output_dir, READER)
-        trained = trained_constants(chosen.output_dir)
-        try:
-            check(dataclasses.replace(chosen, **trained))
-        except UserError as error:
-            raise not_as_written(reader, error) from None
-        for name, value in trained.items():
-            if name not in overrides and getattr(chosen, name) != value:
-                changes[name] = value, f'by {reader}'
+    sources = {}  # {where other values are from: {name: value}}
     reads_demo = chosen.valid_data == 'auto'
     if files.demo and (command == 'train' or (command == 'eval' and reads_demo)):
         notes.insert(0, DEMO if reads_demo else DEMO_BERT)
-        own_values = json.loads(read_text(os.path.join(DATA, 'demo', 'constants.json')))
-        for name, own in own_values.items():
-            if name not in overrides and getattr(chosen, name) == own['instead_of']:
-                changes[name] = own['value'], 'for the demo'
-    for name, (value, why) in changes.items():
-        notes.append(f'{name} = {value!r} instead of {getattr(chosen, name)!r}, {why}')
-        chosen = dataclasses.replace(chosen, **{name: value})
+        demo = json.loads(read_text(os.path.join(DATA, 'demo', 'constants.json'))).items()
+        sources['for the demo'] = {
+            name: own['value'] for name, own in demo if getattr(chosen, name) == own['instead_of']
+        }
+    if command != 'train':
+        folder = os.path.dirname(files.checkpoint)
+        if os.path.realpath(folder) != os.path.realpath(chosen.output_dir):
+            notes.append(f'the trained reader is read from {folder}, where nothing is written')
+        reader = os.path.join(folder, READER)
+        sources[f'by {reader}'] = trained_constants(reader, chosen, check)
+    for why, values in sources.items():
+        for name, value in values.items():
+            if name not in overrides and getattr(chosen, name) != value:
+                notes.append(f'{name} = {value!r} instead of {getattr(chosen, name)!r}, {why}')
+                chosen = dataclasses.replace(chosen, **{name: value})
     return chosen, files, notes

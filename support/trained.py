@@ -13,7 +13,6 @@ WEIGHTS = 'model.safetensors'
 CONFIG = 'config.json'
 VOCABULARY = 'vocab.txt'
 READER = 'reader.json'  # by which a trained reader is told from a plain BERT
-EARLIER = 'best_model.weights.h5'  # what WEIGHTS were before this format
 AGAIN = 'copy it again from where it was trained, or train in another output_dir'
 # a run may be resumed with another value of these
 MAY_DIFFER = (
@@ -50,13 +49,6 @@ def unusable(path, what, cure):
     return UserError(f'{path}: {what}; {AGAIN if is_reader(path) else cure}')
 
 
-def refuse_earlier(path):
-    """Raise UserError where weights are of a version before this format."""
-    if os.path.basename(path) == EARLIER and os.path.isfile(path) and not is_reader(path):
-        what = 'weights in the format of an earlier version, which is no longer read'
-        raise UserError(f'{path}: {what}; train again, in another output_dir')
-
-
 def describe(folder, sizes, tokens, constants, files, packages):
     """Write all but the weights of a trained reader.
 
@@ -79,21 +71,20 @@ def describe(folder, sizes, tokens, constants, files, packages):
         write_durably(os.path.join(folder, name), f'{text}\n')
 
 
-def trained_constants(folder):
-    """Return {name: value} of the constants in TRAINED, {} where no reader is in a folder.
+def trained_constants(path, constants, check):
+    """Return {name: value} of the constants in TRAINED, by a reader.json; {} where there is none.
 
-    Raises UserError where reader.json is not as `describe` wrote it.
+    check: raises UserError for an object like `constants` with values that are not allowed. Raises
+    UserError where it is not as `describe` wrote it.
     """
-    path = os.path.join(folder, READER)
     if not os.path.exists(path):
         return {}
+    text = read_text(path)
     try:
-        constants = json.loads(read_text(path))['constants']
-        return {name: constants[name] for name in TRAINED if name in constants}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise not_as_written(path, error) from None
-
-
-def not_as_written(path, error):
-    """Return the UserError for what came of a file of a trained reader."""
-    return unusable(path, f'not what train writes ({type(error).__name__}: {error})', AGAIN)
+        written = json.loads(text)['constants']
+        trained = {name: written[name] for name in TRAINED if name in written}
+        check(dataclasses.replace(constants, **trained))
+    except (UserError, ValueError, TypeError, KeyError, RecursionError) as error:
+        what = f'not what train writes ({type(error).__name__}: {error})'
+        raise UserError(f'{path}: {what}; {AGAIN}') from None
+    return trained

@@ -1,67 +1,29 @@
-"""bert4keras's BERT under a UniLM mask, computed without padding and without reading twice.
+"""bert4keras's BERT under a UniLM mask, over sequences that are packed one after another.
 
-Under the mask no source token sees the answer (https://arxiv.org/abs/1905.03197). So keys and
-values of a source are computed once, `read`, and those of each new token are added, `write`.
+Linear layers work on packed tokens, [tokens, width]; only attention pads them. Nothing else is
+computed that the answer does not depend on, and little is kept for the gradient.
 """
 
+import types
 import typing
-
-import numpy as np
 
 from evaluate_sogou import UserError
 
-from .keras2 import tf
-from .layers import Dense, norm_of, normalize, transformer_layers, with_slope
-from .packing import Padding, blocks
+from .keras2 import bert4keras, tf
 
 
-class KeyValues(typing.NamedTuple):
-    """For each layer keys and values: of the sources in blocks of tokens, and of the beams."""
+def check_mask(mask):
+    """Raise UserError for a mask under which a token sees one that is written after it.
 
-    lengths: tf.Tensor  # int32 [rows], tokens of each source
-    owners: tf.Tensor  # int32 [blocks], the row that each block is of
-    starts: tf.Tensor  # int32 [blocks], where in its source each block begins
-    filled: tf.Tensor  # int32 [blocks], tokens of each block
-    sources: list  # pairs of float32 [blocks, heads, block, size]
-    beams: list  # pairs of float32 [rows, heads, beams, written, size]
-
-
-class Cache(typing.NamedTuple):
-    """What was read and written so far, and which question each row of it is of."""
-
-    of_question: np.ndarray  # int [rows], those with keys and values, then those without
-    numbers: np.ndarray  # int [rows], which source each is
-    key_values: KeyValues  # of the first rows
-    uncached: list  # the sources of the others, of ascending lengths
-
-    def keep(self, rows):
-        """Return a Cache of some rows only, in place of this one; rows: int [rows], ascending."""
-        cached = self.cached
-        uncached = [self.uncached[row] for row in rows[rows >= cached] - cached]
-        of_question, numbers, rows = self.of_question[rows], self.numbers[rows], rows[rows < cached]
-        lengths, owners, starts, filled = map(np.asarray, self.key_values[:4])
-        kept = np.flatnonzero(np.isin(owners, rows))  # [blocks]
-        owners = np.searchsorted(rows, owners[kept]).astype(np.int32)
-        sources = self.key_values.sources
-        for i, pair in enumerate(sources):  # layer by layer, or both are held at once
-            sources[i] = tuple(tf.gather(x, kept) for x in pair)
-        beams = [tuple(tf.gather(x, rows) for x in pair) for pair in self.key_values.beams]
-        blocks = owners, starts[kept], filled[kept]
-        return Cache(
-            of_question, numbers, KeyValues(lengths[rows], *blocks, sources, beams), uncached
-        )
-
-    @property
-    def cached(self):
-        """The number of rows that have keys and values."""
-        return len(self.key_values.lengths)
-
-
-class Packed(typing.NamedTuple):
-    """Keys and values of sources that stay, and the sources that there was no room for."""
-
-    pairs: list  # for each part, for each layer, keys and values, float32 [tokens, width]
-    uncached: list  # sources, lists of token ids
+    What is read once, and what is written, would no longer be what it was.
+    """
+    query, key, source_length = tf.meshgrid(*[tf.range(48)] * 3, indexing='ij')
+    seen = tf.broadcast_to(mask(query, key, source_length), query.shape)
+    wrong = tf.where(seen & (key >= source_length) & (key > query)).numpy()
+    if len(wrong):
+        query, key, source_length = wrong[0]
+        sees = f'token {query} sees token {key}, of the answer to a source of {source_length}'
+        raise UserError(f'unilm_mask: {sees}; what is read once cannot see what is written later')
 
 
 class UniLM:
@@ -69,247 +31,24 @@ class UniLM:
 
     mask: a function of positions of queries and keys and of the lengths of their sources, int32,
     that says which see which, bool; precision: of the products of linear layers, 'float32' or
-    'bfloat16'; all else is float32.
-    training: whether a gradient is wanted, and little kept for it. Without, matrices in bfloat16
-    are copies, made whenever sources are read: to cast them takes as long as writing a token. It
-    must not be made under a strategy then: of several workers only one reads.
+    'bfloat16'; all else is float32; training: whether a gradient is wanted.
     """
 
-    tokens_at_once = 1536  # more are hardly faster, and take more memory
-    # 74 kB each of BERT-base; sources beyond them are read again for each token that is written
-    tokens_cached = 32768
-    block = 32  # tokens of a source that are cached together: more are padding, fewer are slow
+    round_up = 32  # lengths are rounded up to it: oneDNN keeps 2 MB for each shape it has seen
 
     def __init__(self, model, mask, precision='float32', training=False):
         check_mask(mask)
         self.mask = mask
         self.dtype = tf.as_dtype(precision)
+        self.weights = variables_of(model)  # by Google's names, see `variables_of`
         attention = model.get_layer('Transformer-0-MultiHeadSelfAttention')
         self.heads, self.size = attention.heads, attention.key_size
-        # as bert4keras did before 0.10
-        self.masks_queries = not hasattr(attention, 'normalization')
-        self.layers = transformer_layers(model)
-        names = 'Embedding-Token', 'Embedding-Segment', 'Embedding-Position'
-        self.embeddings = [model.get_layer(name).embeddings for name in names]
-        self.embedding_norm = norm_of(model, 'Embedding-Norm')
-        mapping = [layer for layer in model.layers if layer.name == 'Embedding-Mapping']
-        self.mapping = Dense(*mapping[0].weights) if mapping else None
-        self.head = Dense(*model.get_layer('MLM-Dense').weights)
-        self.head_norm = norm_of(model, 'MLM-Norm')
-        self.head_bias = model.get_layer('MLM-Bias').weights[0]
-        self.activation = model.get_layer('MLM-Dense').activation
-        self.recomputes, self.copies = training and self.dtype == tf.float32, {}
-        if training:
-            self.activation = with_slope(self.activation)
-        elif self.dtype != tf.float32:
-            for matrix in (weight for weight in model.weights if weight.shape.rank == 2):
-                self.copies[matrix.ref()] = tf.Variable(tf.cast(matrix, self.dtype))
-        self._compile()
-
-    def _compile(self):
-        # dimensions that vary are open, so that nothing is traced twice
-        ids = [tf.TensorSpec([None] * rank, tf.int32) for rank in range(4)]
-        source = tf.TensorSpec([None, self.heads, self.block, self.size])
-        beam = tf.TensorSpec([None, self.heads, None, None, self.size])
-        sources, beams = ([(x, x)] * len(self.layers) for x in (source, beam))
-        key_values = KeyValues(*ids[1:2] * 4, sources, beams)
-
-        def compiled(function, *signature):  # AutoGraph takes seconds, and there is nothing for it
-            return tf.function(function, input_signature=signature, autograph=False)
-
-        self._read_graph = compiled(self._read_packed, ids[1], ids[1])
-        self._write_graph = compiled(self._write, key_values, ids[3], ids[2])
-
-    # ------------------------------------------------------------------------------------- reading
-
-    def read(self, sources, has_answer):
-        """Read the sources of several questions, sorted by length, some at a time.
-
-        sources: for each question a list of sources, lists of token ids; has_answer: a function of
-        the probabilities of the first token, float32 [rows, vocab], to bool [rows]: of the others
-        nothing is kept. Returns for each question the probabilities, float32 [sources, vocab], and
-        which sources are kept, bool [sources], and a Cache of these.
-        """
-        every = [source for of_question in sources for source in of_question]
-        counts = [len(of_question) for of_question in sources]
-        if not every:
-            nothing = tf.zeros([0, self.head_bias.shape[0]]), np.zeros(0, bool)
-            return *([each] * len(sources) for each in nothing), None
-        for matrix, copy in self.copies.items():  # as they are now
-            copy.assign(tf.cast(matrix.deref(), self.dtype))
-        lengths = np.array([len(source) for source in every], np.int32)
-        order = np.argsort(lengths, kind='stable')
-        probas, kept, packed = self._read_sorted([every[i] for i in order], has_answer)
-        stay = order[kept]  # the numbers of the sources that are kept, by length
-        first = stay[: len(stay) - len(packed.uncached)]
-        back = np.argsort(first)  # the cached ones in the order of the sources again
-        key_values = self._key_values(packed.pairs, lengths[first], back)
-        numbers = np.concatenate([first[back], stay[len(first) :]])
-        of_question = np.repeat(np.arange(len(sources)), counts)[numbers]
-        cache = Cache(of_question, numbers, key_values, packed.uncached)
-        unsorted = np.argsort(order)
-        probas = tf.split(tf.gather(probas, unsorted), counts)
-        return probas, np.split(kept[unsorted], np.cumsum(counts)[:-1]), cache
-
-    def _read_sorted(self, sources, has_answer):
-        """Return the probabilities, what `has_answer` says, and Packed of what is kept."""
-        lengths = np.array([len(source) for source in sources], np.int32)
-        probas, kept, packed, room = [], [], Packed([], []), self.tokens_cached
-        for start, stop in self._parts(lengths):
-            token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
-            part_probas, part = self._read_graph(token_ids, lengths[start:stop])
-            probas.append(part_probas)
-            kept.append(has_answer(part_probas))
-            tokens = np.flatnonzero(np.repeat(kept[-1], lengths[start:stop]))
-            room -= len(tokens)
-            if room >= 0 or not packed.pairs:
-                packed.pairs.append([tuple(tf.gather(x, tokens) for x in pair) for pair in part])
-            else:
-                packed.uncached.extend(sources[start + i] for i in np.flatnonzero(kept[-1]))
-        return tf.concat(probas, 0), np.concatenate(kept), packed
-
-    def _parts(self, lengths):
-        """Yield start and end of each part that is read at once; lengths: int [rows], ascending."""
-        start = 0
-        while start < len(lengths):
-            padded = lengths[start:] * np.arange(1, len(lengths) - start + 1)
-            stop = start + max(1, np.count_nonzero(padded <= self.tokens_at_once))
-            yield start, stop
-            start = stop
-
-    def _key_values(self, packed, lengths, rows):
-        """Return the KeyValues of sources, before anything is written; `packed` is emptied.
-
-        packed: for each part, for each layer, keys and values, [tokens, width]; lengths: int32
-        [rows], tokens of each source; rows: int [rows], the order that they are to have.
-        """
-        starts = np.cumsum(lengths) - lengths
-        starts, lengths = starts[rows], lengths[rows]
-        *cut, slots = blocks(starts, lengths, self.block)
-        sources = []
-        for _ in self.layers:  # layer by layer, and what was packed is freed
-            columns = zip(*[part.pop(0) for part in packed], strict=True)
-            parts = (tf.gather(tf.concat(column, 0), slots) for column in columns)
-            sources.append(tuple(map(self._split, parts)))
-        nothing = tf.zeros([len(rows), self.heads, 1, 0, self.size])
-        beams = [(nothing, nothing)] * len(self.layers)
-        return KeyValues(lengths, *cut, sources, beams)
-
-    def _read_packed(self, token_ids, lengths):
-        # a source of padding and empty ones make shapes that recur, see `run_layers`
-        rows, padding = tf.size(lengths), -tf.size(token_ids) % self.block
-        padded = tf.concat([lengths, [padding], tf.zeros([-(rows + 1) % 4], tf.int32)], 0)
-        x, packed = self.run_layers(tf.pad(token_ids, [[0, padding]]), padded, padded)
-        return tf.nn.softmax(self.logits(x)[:rows]), packed  # [rows, vocab]
-
-    # ------------------------------------------------------------------------------------- writing
-
-    def write(self, cache, hypotheses):
-        """Write the last token of each hypothesis.
-
-        hypotheses: {question: a list of answers.Hypothesis of one length, each of which extends one
-        of the list before, its `parent`} of the unfinished ones. Returns {question: the
-        probabilities of the next token, float32 [its sources, beams, vocab]} and a longer Cache.
-        """
-        active = np.flatnonzero(np.isin(cache.of_question, list(hypotheses)))
-        if len(active) <= len(cache.of_question) / 2:  # seldom, as what stays is copied
-            cache = cache.keep(active)
-        widths = {question: len(some) for question, some in hypotheses.items()}
-        length = max(len(some[0].token_ids) for some in hypotheses.values())
-        shape = len(cache.of_question), max(widths.values())
-        output_ids, parents = np.zeros([*shape, length], np.int32), np.zeros(shape, np.int32)
-        for row, question in enumerate(cache.of_question):
-            for beam, hypothesis in enumerate(hypotheses.get(question, [])):
-                output_ids[row, beam] = hypothesis.token_ids
-                parents[row, beam] = hypothesis.parent
-        count, key_values, probas = cache.cached, cache.key_values, []
-        if count:
-            part_probas, key_values = self._write_graph(
-                key_values, output_ids[:count], parents[:count]
-            )
-            probas.append(part_probas)
-        probas += self._write_uncached(cache.uncached, output_ids[count:])
-        cache = cache._replace(key_values=key_values)
-        return _share_out(tf.concat(probas, 0), cache, widths), cache
-
-    def _write_uncached(self, sources, output_ids):
-        """Yield the probabilities of the next token, float32 [rows, beams, vocab], in parts.
-
-        sources: of ascending lengths; output_ids: int32 [rows, beams, length].
-        """
-        lengths = np.array([len(source) for source in sources], np.int32)
-        for start, stop in self._parts(lengths):
-            token_ids = np.concatenate(sources[start:stop]).astype(np.int32)
-            _, packed = self._read_graph(token_ids, lengths[start:stop])
-            key_values = self._key_values([packed], lengths[start:stop], np.arange(stop - start))
-            part_ids = output_ids[start:stop]
-            rows, beams, longest = part_ids.shape
-            parents = np.tile(np.arange(beams, dtype=np.int32), [rows, 1])
-            for length in range(1, longest + 1):
-                probas, key_values = self._write_graph(key_values, part_ids[:, :, :length], parents)
-            yield probas
-
-    def _write(self, key_values, output_ids, parents):
-        """Return the probabilities, float32 [rows, beams, vocab], and the longer KeyValues.
-
-        output_ids: int32 [rows, beams, length]; parents: int32 [rows, beams].
-        """
-        rows, beams, length = tf.unstack(tf.shape(output_ids))
-        counted = tf.ones([rows * beams, 1])
-        if self.masks_queries:  # bert4keras takes a written [PAD] for padding
-            counted = tf.reshape(tf.cast(output_ids[:, :, -1:] != 0, tf.float32), [-1, 1])
-        last = key_values.lengths + length - 1  # [rows], the position of the query
-        outside, hidden = self._write_masks(key_values, output_ids, last)
-        positions = tf.repeat(last, beams)
-        x = self.embed(
-            tf.reshape(output_ids[:, :, -1], [-1]), 1, positions
-        )  # [rows * beams, width]
-        longer = []
-        pairs = zip(key_values.sources, key_values.beams, strict=True)
-        for layer, (source, beam) in zip(self.layers, pairs, strict=True):
-            query, *added = (tf.reshape(y, [rows, beams, -1]) for y in self.project(x, layer))
-            # [rows, heads, beams, size]
-            query, *added = map(self._split, (query * self.size**-0.5, *added))
-            old = [tf.gather(tensor, parents, axis=2, batch_dims=1) for tensor in beam]
-            pairs = zip(old, added, strict=True)
-            key, value = (tf.concat([a, b[:, :, :, None]], 3) for a, b in pairs)
-            longer.append((key, value))  # [rows, heads, beams, length, size]
-            near = tf.reduce_sum(key * query[:, :, :, None], 4) + hidden
-            attended = _attend_blocks(query, source, outside, key_values.owners, near, value)
-            attended = tf.reshape(self._join(attended), tf.shape(x))
-            x = self.finish_layer(x, attended, layer, counted)
-        probas = tf.nn.softmax(self.logits(x))
-        return tf.reshape(probas, [rows, beams, -1]), key_values._replace(beams=longer)
-
-    def _write_masks(self, key_values, output_ids, last):
-        """Return what to add to the scores of a source's tokens and of the answer's, 0 or -1e12.
-
-        last: int32 [rows], the position of the query. Returns float32 [blocks, 1, 1, block] and
-        [rows, 1, beams, length].
-        """
-        query, length = last[:, None], key_values.lengths[:, None]  # [rows, 1]
-        columns = tf.range(self.block)
-        of_block = (tf.gather(x, key_values.owners) for x in (query, length))  # [blocks, 1]
-        query_of_block, length_of_block = of_block
-        key = key_values.starts[:, None] + columns  # [blocks, block]
-        seen = self.mask(query_of_block, key, length_of_block)
-        seen &= columns < key_values.filled[:, None]
-        outside = tf.where(seen, 0.0, -1e12)[:, None, None]
-        key = length + tf.range(tf.shape(output_ids)[2])  # [rows, length]
-        seen = self.mask(query, key, length)[:, None] & (output_ids != 0)  # [rows, beams, length]
-        return outside, tf.where(seen, 0.0, -1e12)[:, None]
-
-    def _split(self, x):
-        """Return [rows, heads, columns, size] of x, [rows, columns, width]."""
-        rows, columns = tf.unstack(tf.shape(x)[:2])
-        return tf.transpose(tf.reshape(x, [rows, columns, self.heads, self.size]), [0, 2, 1, 3])
-
-    def _join(self, x):
-        """Return [rows, columns, width] of x, [rows, heads, columns, size]."""
-        x = tf.transpose(x, [0, 2, 1, 3])
-        return tf.reshape(x, [*tf.unstack(tf.shape(x)[:2]), self.heads * self.size])
-
-    # ---------------------------------------------------------------------------------- the layers
+        self.epsilon = model.get_layer('Embedding-Norm').epsilon
+        count = sum(name.endswith('/query/kernel') for name in self.weights)
+        self.layers = [f'bert/encoder/layer_{i}' for i in range(count)]
+        activation = model.get_layer('MLM-Dense').activation
+        self.activation = with_slope(activation) if training else activation
+        self.recomputes = training and self.dtype == tf.float32
 
     def run_layers(self, token_ids, lengths, source_lengths, drop=tf.identity):
         """Run all layers; the last one only where a token of the answer is predicted.
@@ -325,7 +64,7 @@ class UniLM:
         after = positions - tf.gather(source_lengths, rows)  # [tokens], -1 at the end of a source
         predicting = tf.where(after >= -1)[:, 0]  # [predictions]
         longest = tf.reduce_max(tf.concat([[1], lengths], 0))  # there may be no rows
-        longest += -longest % self.block  # oneDNN keeps 2 MB for each shape that it has seen
+        longest += -longest % self.round_up
         longest_answer = tf.reduce_max(tf.concat([[0], lengths - source_lengths], 0)) + 1
         height = tf.size(lengths)
         keys = Padding(tf.stack([rows, positions], 1), height, longest)
@@ -366,122 +105,135 @@ class UniLM:
 
     def embed(self, token_ids, segment_ids, positions):
         """Return [tokens, width] of token_ids, segment_ids and positions, each [tokens]."""
+        names = 'word_embeddings', 'token_type_embeddings', 'position_embeddings'
         # as tensors: a variable that was gathered from is copied whole whenever TensorFlow reads it
-        tables = [tf.convert_to_tensor(table) for table in self.embeddings]
+        tables = [tf.convert_to_tensor(self.weights[f'bert/embeddings/{name}']) for name in names]
         token, segment, position = map(tf.gather, tables, (token_ids, segment_ids, positions))
-        x = normalize(token + segment + position, self.embedding_norm)
-        return tf.cast(self._dense(x, self.mapping), tf.float32) if self.mapping else x
+        x = self._normalize(token + segment + position, 'bert/embeddings')
+        mapping = 'bert/encoder/embedding_hidden_mapping_in'
+        return self._dense(x, mapping) if f'{mapping}/kernel' in self.weights else x
 
     def project(self, x, layer):
         """Return queries, keys and values, each float32 [tokens, width]."""
-        projections = layer.query, layer.key, layer.value
-        return [tf.cast(self._dense(x, dense), tf.float32) for dense in projections]
+        return [
+            self._dense(x, f'{layer}/attention/self/{name}') for name in ('query', 'key', 'value')
+        ]
 
     def finish_layer(self, x, attended, layer, counted=1.0, drop=tf.identity):
         """Return the output of a layer, [tokens, width], from its input and what it attended to.
 
         counted: float32 [tokens, 1], 0 where bert4keras masks what was attended to.
         """
-        attended = tf.cast(self._dense(attended, layer.attended), tf.float32)
-        x = normalize(x + counted * drop(attended), layer.attended_norm)
-        inner = self.activation(self._dense(x, layer.inner))  # [tokens, intermediate size]
-        outer = tf.cast(self._dense(inner, layer.outer), tf.float32)
-        return normalize(x + drop(outer), layer.outer_norm)
+        attended = self._dense(attended, f'{layer}/attention/output/dense')
+        x = self._normalize(x + counted * drop(attended), f'{layer}/attention/output')
+        # [tokens, intermediate size], in `precision`
+        inner = self.activation(self._dense(x, f'{layer}/intermediate/dense', self.dtype))
+        outer = self._dense(inner, f'{layer}/output/dense')
+        return self._normalize(x + drop(outer), f'{layer}/output')
 
     def logits(self, x):
         """Return the logits of the next token, float32 [tokens, vocab], from the last output."""
-        x = self.activation(tf.nn.bias_add(tf.matmul(x, self.head.kernel), self.head.bias))
-        x = normalize(x, self.head_norm)
-        x = tf.matmul(x, self.embeddings[0], transpose_b=True)
-        return tf.nn.bias_add(x, self.head_bias)
+        head, weights = 'cls/predictions/transform', self.weights
+        kernel, bias = weights[f'{head}/dense/kernel'], weights[f'{head}/dense/bias']
+        x = self.activation(tf.nn.bias_add(tf.matmul(x, kernel), bias))
+        x = self._normalize(x, head)
+        x = tf.matmul(x, weights['bert/embeddings/word_embeddings'], transpose_b=True)
+        return tf.nn.bias_add(x, weights['cls/predictions/output_bias'])
 
-    def _dense(self, x, dense):
-        """Return [tokens, units], in `precision`, of x, [tokens, width]."""
-        kernel = self.copies.get(dense.kernel.ref(), dense.kernel)
-        x, kernel, bias = (tf.cast(y, self.dtype) for y in (x, kernel, dense.bias))
-        return tf.nn.bias_add(tf.matmul(x, kernel), bias)
+    def _dense(self, x, name, dtype=tf.float32):
+        """Return [tokens, units] of x, [tokens, width]; computed in `precision`."""
+        operands = x, self.weights[f'{name}/kernel'], self.weights[f'{name}/bias']
+        x, kernel, bias = (tf.cast(y, self.dtype) for y in operands)
+        return tf.cast(tf.nn.bias_add(tf.matmul(x, kernel), bias), dtype)
+
+    def _normalize(self, x, name):
+        """Return x normalized; in fewer operations than bert4keras's layer."""
+        gamma, beta = (self.weights[f'{name}/LayerNorm/{which}'] for which in ('gamma', 'beta'))
+        return standardize(x, self.epsilon) * gamma + beta
+
+    def next_token(self, token_ids, lengths, source_lengths):
+        """Return what comes after each sequence, and what `run_layers` does; see there.
+
+        That is the probabilities of the next token, float32 [rows, vocab], and each layer's keys
+        and values.
+        """
+        x, kept = self.run_layers(token_ids, lengths, source_lengths)  # [predictions, width]
+        last = tf.cumsum(lengths - source_lengths + 1) - 1  # [rows]
+        return tf.nn.softmax(self.logits(tf.gather(x, last))), kept
+
+    def _split(self, x):
+        """Return [rows, heads, columns, size] of x, [rows, columns, width]."""
+        rows, columns = tf.unstack(tf.shape(x)[:2])
+        return tf.transpose(tf.reshape(x, [rows, columns, self.heads, self.size]), [0, 2, 1, 3])
+
+    def _join(self, x):
+        """Return [rows, columns, width] of x, [rows, heads, columns, size]."""
+        x = tf.transpose(x, [0, 2, 1, 3])
+        return tf.reshape(x, [*tf.unstack(tf.shape(x)[:2]), self.heads * self.size])
 
 
-def _attend_blocks(query, source, outside, owners, near, value):
-    """Attend to the blocks of a source and to what is written, in one softmax.
+def variables_of(model):
+    """Return {Google's name: tf.Variable} of bert4keras's BERT."""
+    count = sum(layer.name.endswith('-FeedForward') for layer in model.layers)
+    # all that it asks for
+    shape = types.SimpleNamespace(num_hidden_layers=count)
+    mapping = bert4keras.models.BERT.variable_mapping(shape)
+    variables = {}
+    for layer in model.layers:
+        if layer.name in mapping:
+            variables.update(zip(mapping[layer.name], layer.weights, strict=True))
+    return variables
 
-    query: [rows, heads, beams, size]; source: keys and values, [blocks, heads, block, size];
-    outside: what to add to the scores of a block; owners: int32 [blocks]; near: the scores of what
-    is written, [rows, heads, beams, written]; value: its values. Returns the shape of `query`.
+
+# --------------------------------------------------------------------------------- pieces of BERT
+
+
+def standardize(x, epsilon):
+    """Return x less its mean, over its standard deviation, of the last axis.
+
+    Its gradient needs no more than the result.
     """
-    far = tf.matmul(tf.gather(query, owners), source[0], transpose_b=True) + outside
-    highest = tf.math.segment_max(tf.reduce_max(far, 3), owners)
-    highest = tf.maximum(highest, tf.reduce_max(near, 3))[..., None]  # [rows, heads, beams, 1]
-    far = tf.exp(far - tf.gather(highest, owners))  # [blocks, heads, beams, block]
-    near = tf.exp(near - highest)
-    total = tf.math.segment_sum(tf.reduce_sum(far, 3), owners) + tf.reduce_sum(near, 3)
-    attended = tf.math.segment_sum(tf.matmul(far, source[1]), owners)
-    attended += tf.reduce_sum(value * near[..., None], 3)
-    return attended / total[..., None]
+
+    @tf.custom_gradient
+    def function(x):
+        x -= tf.reduce_mean(x, -1, keepdims=True)
+        scale = tf.math.rsqrt(tf.reduce_mean(x * x, -1, keepdims=True) + epsilon)  # [..., 1]
+        y = x * scale
+
+        def gradient(upstream):
+            along = tf.reduce_mean(upstream * y, -1, keepdims=True)  # [..., 1]
+            return scale * (upstream - tf.reduce_mean(upstream, -1, keepdims=True) - y * along)
+
+        return y, gradient
+
+    return function(x)
 
 
-def _share_out(probas, cache, widths):
-    """Return {question: its part of probas, float32 [rows, beams, vocab]}; widths: its beams."""
-    of_question = cache.of_question
-    if cache.uncached:
-        order = np.argsort(cache.numbers)
-        probas, of_question = tf.gather(probas, order), of_question[order]
-    questions, sizes = np.unique(of_question, return_counts=True)
-    shares = dict(zip(questions.tolist(), tf.split(probas, sizes), strict=True))
-    for question, width in widths.items():
-        if width < probas.shape[1]:  # a slice takes as long as a vote
-            shares[question] = shares[question][:, :width]
-    return {question: shares[question] for question in widths}
+def with_slope(activation):
+    """Return the same element-wise function; for the gradient it keeps its slope and no more."""
+
+    @tf.custom_gradient
+    def function(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = activation(x)
+        slope = tape.gradient(y, x)
+        return y, lambda upstream: upstream * slope
+
+    return function
 
 
-def check_mask(mask):
-    """Raise UserError for a mask under which a token sees one that is written after it.
+class Padding(typing.NamedTuple):
+    """Where each of some packed tokens stands when padded, and both ways between."""
 
-    What is read once, and what is written, would no longer be what it was.
-    """
-    query, key, source_length = tf.meshgrid(*[tf.range(48)] * 3, indexing='ij')
-    seen = tf.broadcast_to(mask(query, key, source_length), query.shape)
-    wrong = tf.where(seen & (key >= source_length) & (key > query)).numpy()
-    if len(wrong):
-        query, key, source_length = wrong[0]
-        sees = f'token {query} sees token {key}, of the answer to a source of {source_length}'
-        raise UserError(f'unilm_mask: {sees}; what is read once cannot see what is written later')
+    places: tf.Tensor  # int32 [tokens, 2], row and column of each
+    height: tf.Tensor  # int32, rows
+    longest: tf.Tensor  # int32, columns
 
+    def pad(self, x):
+        """Return [height, longest, width], filled up with 0, of packed x, [tokens, width]."""
+        return tf.scatter_nd(self.places, x, [self.height, self.longest, x.shape[-1]])
 
-# ---------------------------------------------------------------------- several questions together
-
-
-def search_together(unilm, searches, has_answer):
-    """Run the searches of several questions in step, which are read and written together.
-
-    searches: list of generators. Each yields its sources, lists of token ids, and is sent the
-    probabilities of the first token after each, float32 [sources, 1, vocab]. Then it yields its
-    hypotheses, a list of answers.Hypothesis, and is sent those of the next token after the sources
-    that have an answer, see `UniLM.read`, float32 [sources, beams, vocab], and so on. Returns a
-    list of what they return.
-    """
-    results, hypotheses, rows = [None] * len(searches), {}, {}
-
-    def send(i, probas):
-        try:
-            hypotheses[i] = searches[i].send(probas)
-        except StopIteration as end:
-            results[i] = end.value
-            hypotheses.pop(i, None)
-
-    def repeated(probas, numbers):  # a source that stands several times is read once
-        return tf.gather(probas, numbers) if len(numbers) > len(probas) else probas
-
-    sources = [[*map(tuple, next(search))] for search in searches]
-    distinct = [[*dict.fromkeys(some)] for some in sources]
-    first, kept, cache = unilm.read(distinct, has_answer)
-    for i, probas in enumerate(first):
-        numbers = {source: number for number, source in enumerate(distinct[i])}
-        which = np.array([numbers[source] for source in sources[i]], int)  # [sources]
-        rows[i] = (np.cumsum(kept[i]) - 1)[which[kept[i][which]]]  # [sources that are kept]
-        send(i, repeated(probas, which)[:, None])
-    while hypotheses:
-        shares, cache = unilm.write(cache, hypotheses)
-        for i, probas in shares.items():
-            send(i, repeated(probas, rows[i]))
-    return results
+    def unpad(self, x):
+        """Return packed [tokens, width] of x, [height, longest, width]."""
+        return tf.gather_nd(x, self.places)

@@ -31,9 +31,11 @@ from reference_decoder import ReferenceDecoder
 from reference_training import build_train_model
 
 import task_reading_comprehension_by_seq2seq as task
-from support import batches, bert, paths, records, trained
+from support import bert, paths, records, trained
+from support.answers import Question
 from support.keras2 import keras, tf
-from support.spans import Question, Window
+from support.reading import in_groups
+from support.training import pad
 
 VOCABULARY_SIZE = 13584  # of the simplified Chinese vocabulary
 SEP = 3
@@ -237,8 +239,8 @@ def medians(rounds):
 
 def read_together(reader, questions, topk):
     """Yield the SearchResults of questions, as `ReadingComprehension.answers` reads them."""
-    questions = (Question([], [], [Window(0, 0, ids) for ids in p], q) for p, q in questions)
-    for group in batches.in_groups(questions, reader.tokens_together):
+    questions = (Question([], [], [], p, q) for p, q in questions)
+    for group in in_groups(questions, reader.tokens_together):
         yield from reader.search([(each.p_token_ids, each.q_token_ids) for each in group], topk)
 
 
@@ -335,29 +337,27 @@ def load_batches(path):
         tokenizer = bert.load_tokenizer(os.path.join(SHARED, 'vocab.txt'))[0]
         for record in rng.permutation(records.complete(records.load_questions(path)))[:64]:
             pair = task.training_pair(record, rng, constants)
-            pairs.append((0, *task.encode_pair(tokenizer, *pair, constants)))
+            pairs.append(task.encode_pair(tokenizer, *pair, constants))
     else:
         for p_token_ids, q_token_ids in load_token_ids(path, 64, constants):
             answer = [*rng.integers(100, VOCABULARY_SIZE, rng.integers(0, 8)).tolist(), SEP]
             source = p_token_ids[0] + q_token_ids
-            pairs.append((0, source + answer, [0] * len(source) + [1] * len(answer)))
+            pairs.append((source + answer, [0] * len(source) + [1] * len(answer)))
     rng.shuffle(pairs)
-    alike, starts = sorted(pairs, key=lambda pair: len(pair[1])), range(0, 64, 16)
-    return [[batches.pad(some[i : i + 16]) for i in starts] for some in (pairs, alike)]
+    alike, starts = sorted(pairs, key=lambda pair: len(pair[0])), range(0, 64, 16)
+    return [[pad(some[i : i + 16]) for i in starts] for some in (pairs, alike)]
 
 
 def each(part, update):
     """Make an update with each batch, as JSON tells it, and return the losses."""
-    arrays = ({name: np.array(rows, np.int32) for name, rows in batch.items()} for batch in part)
-    return [float(update(batch)) for batch in arrays]
+    return [float(update([np.array(rows, np.int32) for rows in batch])) for batch in part]
 
 
 def ours_training(options):
     """Return what trains on batches of like length."""
     trainer = task.build_trainer(build_model(), task.Constants(precision=options.precision))
     rows = tf.TensorSpec([None, None], tf.int32)
-    signature = dict.fromkeys(('Input-Token', 'Input-Segment'), rows)
-    step = tf.function(trainer.train_step, input_signature=[signature])
+    step = tf.function(trainer.train_step, input_signature=[[rows, rows]])
     return lambda part: each(part[1], lambda batch: step(batch)['loss'])
 
 

@@ -18,7 +18,7 @@ class CrossEntropy(bert4keras.layers.Loss):
 
 
 def build_train_model(model, learning_rate):
-    """Return a model to train on {'Input-Token', 'Input-Segment'}, the same layers, with Adam."""
+    """Return a model to train on [token_ids, segment_ids], the same layers, with Adam."""
     output = CrossEntropy(2)([*model.inputs, model.get_layer('MLM-Bias').output])
     train_model = keras.models.Model(model.inputs, output)
     train_model.compile(optimizer=keras.optimizers.Adam(learning_rate, epsilon=1e-6))

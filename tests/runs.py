@@ -1,7 +1,6 @@
 """Runs of the script for the tests of training and reading: in this process, or in one to kill."""
 
 import contextlib
-import functools
 import io
 import json
 import multiprocessing
@@ -96,7 +95,7 @@ def results(output, last_line):
 
 
 def curves(output):
-    """What TensorBoard shows, {'train/batch_loss': {step: value}, ...}; a step has one value."""
+    """What TensorBoard shows, {'batch_loss': {step: value}, ...}; a step has one value."""
     from support.keras2 import tf
 
     shown = {}
@@ -106,7 +105,7 @@ def curves(output):
             for content in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 event = tf.compat.v1.Event.FromString(content)
                 for value in event.summary.value:
-                    curve = shown.setdefault(f'{path.parent.name}/{value.tag}', {})
+                    curve = shown.setdefault(value.tag, {})
                     number = float(tf.make_ndarray(value.tensor))
                     assert curve.setdefault(event.step, number) == number
     return shown
@@ -176,7 +175,7 @@ def built_once(script):
     def variables_of(found):
         if isinstance(found, tuple):  # a model and its tokenizer
             return found[0].weights
-        return [*found.optimizer.variables(), found.stopping] if hasattr(found, 'optimizer') else []
+        return found.optimizer.variables() if hasattr(found, 'optimizer') else []
 
     def build_model(files, checkpoint, constants, make=script.build_model):
         key = bert.bert_digest(files), checkpoint, constants.seed
@@ -187,13 +186,13 @@ def built_once(script):
         key = id(model), constants.accumulate_steps, *trained.fixed(constants).items()
         return kept(key, make, model, constants)
 
-    def unilm(model, *arguments, make=script.UniLM):
+    def unilm(model, *arguments, make=script.CachedUniLM):
         return kept((id(model), *arguments), make, model, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, 'build_model', build_model)
         patch.setattr(script, 'build_trainer', build_trainer)
-        patch.setattr(script, 'UniLM', unilm)
+        patch.setattr(script, 'CachedUniLM', unilm)
         yield
 
 
@@ -205,17 +204,17 @@ def undisturbed(script, study, tmp_path_factory):
     a kill right after that backup would have left it: backup-8-0, before the first one is scored,
     backup-8-1, after, backup-16-1, ...
     """
-    from support.resume import Backups
+    from support import resume
 
-    folder, write = tmp_path_factory.mktemp('undisturbed'), Backups.write
+    folder, write = tmp_path_factory.mktemp('undisturbed'), resume.write_backup
 
-    def write_and_copy(backups):
-        write(backups)
-        stage = os.path.basename(backups.paths()[-1])
-        shutil.copytree(folder / 'output', folder / 'stages' / stage)
+    def write_and_copy(output, checkpoint):
+        write(output, checkpoint)
+        stage = os.path.basename(resume.backups_in(output)[-1])
+        shutil.copytree(folder / 'output', folder / 'stages' / stage, dirs_exist_ok=True)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Backups, 'write', write_and_copy)
+        patch.setattr(resume, 'write_backup', write_and_copy)
         status, last_line, err = call(script, 'train', *options(study, folder / 'output'))
     assert status == 0, err
     found = results(folder / 'output', last_line)
@@ -344,15 +343,15 @@ def no_process_is_left():
 
 def slow_updates(change=setattr):
     """Let updates take long after the first epoch, or all were over before a signal comes."""
-    from support.resume import Stop
+    from support.resume import Run
 
-    on_train_batch_end = Stop.on_train_batch_end
+    after_update = Run.after_update
 
-    def slowly(stop, *arguments):
-        time.sleep(0.2 if stop.backups.state.step > 8 else 0)
-        on_train_batch_end(stop, *arguments)
+    def slowly(run, batch, logs):
+        time.sleep(0.2 if run.state.step > 8 else 0)
+        after_update(run, batch, logs)
 
-    change(Stop, 'on_train_batch_end', slowly)
+    change(Run, 'after_update', slowly)
 
 
 def counted_answers(seconds, change=setattr):
@@ -392,7 +391,7 @@ def endless_scoring(change=setattr):
 
 def keep_weights(path, change=setattr):
     """Keep the weights at the end of training in a file of NumPy's."""
-    from support.training import Run
+    from support.resume import Run
 
     fit = Run.fit
 
@@ -411,12 +410,12 @@ def distance(path, other):
 
 def two_devices():
     """Train on two devices, which are the CPU twice."""
-    from support import training
     from support.keras2 import tf
 
     twice = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0], twice)
-    training.choose_strategy = functools.partial(tf.distribute.MirroredStrategy, ['CPU:0', 'CPU:1'])
+    # as if they were GPUs
+    tf.config.list_logical_devices = lambda kind, find=tf.config.list_logical_devices: find('CPU')
 
 
 # ---------------------------------------------------------------------------------- several workers

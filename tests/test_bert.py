@@ -83,6 +83,56 @@ def test_lines_are_counted_as_bert_counts_them(tmp_path, end):
     assert size == len(tokens)
 
 
+def as_json(tokens, **changes):
+    """A tokenizer.json of transformers, as far as it counts."""
+    vocab = {token: i for i, token in enumerate(tokens)}
+    model = {'type': 'WordPiece', 'continuing_subword_prefix': '##', 'vocab': vocab, **changes}
+    return json.dumps({'version': '1.0', 'added_tokens': [], 'model': model})
+
+
+def test_vocabulary_of_a_tokenizer_json_is_that_of_its_vocab_txt(tmp_path):
+    """Of a token that stood twice, it has the last id alone; kinds of other models are refused."""
+    tokens = [*VOCABULARY, 'ab', '犇']
+    _, expected, kept, size = load(tmp_path, tokens)
+    path = tmp_path / 'tokenizer.json'
+    path.write_text(as_json(tokens), encoding='utf-8')
+    found, kept_too, size_too = bert.load_tokenizer(str(path))
+    assert (found._token_dict, kept_too, size_too) == (expected._token_dict, kept, size)
+    kinds = {'type': 'BPE'}, {'type': 'Unigram', 'vocab': [['a', 0.1]]}, {'vocab': {}}
+    kinds += {'continuing_subword_prefix': ''}, {'vocab': {'[PAD]': 'a'}}
+    for content in [as_json(tokens, **kind) for kind in kinds] + ['[]', '{}', '{"model": 1}', '{']:
+        path.write_text(content, encoding='utf-8')
+        said = refusal(bert.load_tokenizer, str(path))
+        assert said.startswith(f'{path}: no vocabulary of a BERT (') and '; give that of' in said
+
+
+@pytest.mark.parametrize(
+    ('tokens', 'config', 'said'),
+    [
+        (['天空', '##国', '[X]', '', ''], {}, ''),  # what is not kept, and lines of nothing
+        (['天', 'x', 'x'], {}, "VOCABULARY: tokens that stand twice: 2, '天' in lines LINE and 59"),
+        (['The', 'Łódź', 'x'], {}, "VOCABULARY: tokens with capitals: 2, 'The' the first; text is"),
+        (['x'], {'vocab_size': 64}, 'CONFIG: of 64 tokens the first 59 are used; wrong if '),
+        ([], {'type_vocab_size': 3}, 'CONFIG: of 3 token types the first 2 are used; wrong if tho'),
+    ],
+)  # fmt: skip
+def test_what_may_be_wrong_with_a_bert_is_said_in_a_line(
+    script, build, tiny, capsys, tokens, config, said
+):
+    """And it is read as if all were well; what is trained from it has none of it."""
+    path = tiny / 'vocab.txt'
+    path.write_text('\n'.join([*VOCABULARY, *tokens]) + '\n', encoding='utf-8')
+    change_config(tiny, **{'vocab_size': len(VOCABULARY) + len(tokens), **config})
+    build()
+    line = str(VOCABULARY.index('天') + 1)
+    said = said.replace('VOCABULARY', str(path)).replace('CONFIG', str(tiny / 'bert_config.json'))
+    *lines, random = capsys.readouterr().err.splitlines()
+    assert random.startswith('no checkpoint') and len(lines) == bool(said)
+    assert ''.join(lines).startswith(said.replace('LINE', line))
+    sizes, tokens = bert.describe(small_files(script, tiny))
+    assert (sizes['vocab_size'], sizes['type_vocab_size']) == (len(tokens), 2)
+
+
 @pytest.mark.skipif(
     importlib.metadata.version('bert4keras') != '0.8.1', reason='later versions have another rule'
 )
@@ -109,15 +159,18 @@ def test_long_word_is_cut_in_time_that_grows_with_its_length(tmp_path):
 @pytest.mark.parametrize(
     ('change', 'complaint'),
     [
-        ({'vocab_size': 99}, 'is made for 99 tokens'),
+        ({'vocab_size': 57}, 'is made for 57 tokens'),
+        ({'type_vocab_size': 1}, 'type_vocab_size is 1, not a whole number from 2 to 1048576'),
+        ({'hidden_act': 'leaky_relu'}, "hidden_act is 'leaky_relu', not one of gelu, gelu_erf, "),
         ({'max_position_embeddings': 351}, '351 max_position_embeddings, but 352 tokens are to be '
          'read; lower max_p_len, max_q_len or max_a_len'),
         ([], 'not a BERT configuration'),
         ({'num_attention_heads': 3}, 'hidden_size is no multiple of num_attention_heads'),
-        ({'hidden_size': 10**9}, 'hidden_size is 1000000000, not a whole number from 1 to 32768'),
+        ({'hidden_size': 10**9}, 'hidden_size is 1000000000, not a whole number from 1 to 1048576'),
+        ({'num_hidden_layers': 101}, 'num_hidden_layers is 101, not a whole number from 1 to 100'),
         ({'hidden_size': 2**15, 'intermediate_size': 2**17, 'num_hidden_layers': 100},
          'its weights take 4800 GB of memory, and there are '),
-        ({'hidden_dropout_prob': 1.0}, 'hidden_dropout_prob is 1.0, not a number of at least 0'),
+        ({'hidden_dropout_prob': 1.0}, 'hidden_dropout_prob is 1.0, not a number from 0.0 to'),
         ({'initializer_range': '0.02'}, "initializer_range is '0.02', not a number"),
     ],
 )  # fmt: skip

@@ -1,5 +1,7 @@
 """support/checkpoints.py: a BERT's weights in files; tests/hugging_face/ is by transformers."""
 
+import json
+import math
 import os
 import re
 import shutil
@@ -9,7 +11,7 @@ import types
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import ROOT, VOCABULARY, refusal
+from conftest import ROOT, VOCABULARY, refusal, write_json
 from runs import half_written
 
 from support import bert
@@ -49,6 +51,12 @@ def change(folder, changed):
     return path
 
 
+def configure(folder, **changes):
+    """Change the configuration of a folder of Hugging Face's."""
+    path = folder / 'config.json'
+    write_json(path, {**json.loads(path.read_text(encoding='utf-8')), **changes})
+
+
 def values_in(path):
     with opened(str(path)) as (variables, described):
         assert described is None
@@ -76,6 +84,75 @@ def test_bert_says_what_it_says_in_transformers(script, build, published):
     logits = UniLM(model, script.unilm_mask).logits(tf.constant(hidden.reshape([-1, 16]))).numpy()
     np.testing.assert_allclose(logits, said['logits'].reshape(logits.shape), atol=1e-5, rtol=1e-5)
     assert said['hidden'].std() > 0.1 and said['logits'].std() > 0.1
+
+
+OF_TOKENS = r'word_embeddings|predictions\.(decoder\.)?bias'
+
+
+@pytest.mark.parametrize(
+    ('config', 'pattern'),
+    [({'vocab_size': 64}, OF_TOKENS), ({'vocab_size': 59}, OF_TOKENS),
+     ({'type_vocab_size': 3}, 'token_type'), ({'type_vocab_size': 16}, 'token_type')],
+)  # fmt: skip
+@pytest.mark.parametrize('keep_tokens', [None, [0, 2, 3, 4, 7, 57]])
+def test_rows_that_the_configuration_has_by_design_are_left_out(
+    build, published, config, pattern, keep_tokens
+):
+    """Padding, added tokens, further types; others than so many as it says are refused."""
+
+    def added(count):
+        return lambda values: {
+            name: np.append(value, np.full([count, *value.shape[1:]], 9, 'f'), 0)
+            if re.search(pattern, name) else value for name, value in values.items()
+        }  # fmt: skip
+
+    expected = build(published, keep_tokens).get_weights()
+    [count] = config.values()
+    change(published, added(count - (58 if count > 58 else 2)))
+    assert re.search('is made for|means', refusal(build, published, keep_tokens))
+    configure(published, **config)
+    assert all(map(np.array_equal, expected, build(published, keep_tokens).get_weights()))
+    change(published, added(1))
+    assert re.search('is made for|means', refusal(build, published, keep_tokens))
+
+
+@pytest.mark.parametrize(
+    ('names', 'function'),
+    [
+        ('gelu_new gelu_fast gelu_pytorch_tanh gelu_python_tanh gelu_accurate gelu_tanh',
+         lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))),
+        ('gelu gelu_python gelu_erf', lambda x: x / 2 * (1 + np.vectorize(math.erf)(x / 2**0.5))),
+        ('silu swish', lambda x: x / (1 + np.exp(-x))),
+    ],
+)  # fmt: skip
+def test_hidden_act_is_the_function_that_transformers_calls_so(build, published, names, function):
+    """The two kinds of gelu differ by 5e-4; the name stays in what is written."""
+    x = np.linspace(-6, 6, 4001)
+    for name in names.split():
+        configure(published, hidden_act=name)
+        y = build(published).get_layer('MLM-Dense').activation(tf.constant(x, tf.float32)).numpy()
+        assert abs(y - function(x)).max() < 2e-6, name
+
+
+def test_shards_are_read_as_one_file(build, published):
+    """By their folder, their index or any of them; one that is damaged or missing is named."""
+    expected, values = build(published), safetensors.numpy.load_file(published / FORMATS[0])
+    of_names, index = {}, published / 'model.safetensors.index.json'
+    for i in range(3):  # as transformers does it
+        shard, part = f'model-{i + 1:05}-of-00003.safetensors', dict([*values.items()][i::3])
+        safetensors.numpy.save_file(part, published / shard)
+        of_names.update(dict.fromkeys(part, shard))
+    write_json(index, {'metadata': {'total_size': 1}, 'weight_map': of_names})
+    (published / FORMATS[0]).unlink()
+    for given in published, index, published / shard:
+        assert all(map(np.array_equal, expected.get_weights(), build(given).get_weights()))
+    (published / shard).write_bytes((published / shard).read_bytes()[:-1])
+    assert refusal(build, published).startswith(f'{published / shard}: no weights of a BERT (')
+    (published / shard).unlink()
+    assert shard in refusal(build, published)
+    for content in '[]', '{"weight_map": 7}', '{"weight_map": {"a": 7}}':
+        index.write_text(content, encoding='utf-8')
+        assert refusal(build, published).startswith(f'{index}: no weights of a BERT (')
 
 
 @pytest.mark.parametrize(
@@ -146,17 +223,6 @@ def test_pickle_is_refused_with_the_line_that_converts_it(build, published):
     for path in published, pickle:
         message = refusal(build, path)
         assert message.startswith(f'{pickle}: a pickle') and 'save_pretrained(' in message
-
-
-def test_training_begins_with_a_bert_of_hugging_face(script, published, small):
-    """Its configuration and vocabulary go before those of the data, but what is given first."""
-    constants = {'data_dir': str(small), 'checkpoint_path': str(published)}
-    files = locate_files(script.Constants(**constants))
-    names = FORMATS[0], 'config.json', 'vocab.txt'
-    found = files.checkpoint, files.config, files.vocabulary
-    assert found == tuple(str(published / name) for name in names)
-    assert files.webqa == str(small / 'WebQA.json') and not files.demo
-    assert locate_files(script.Constants(**constants, dict_path='mine')).vocabulary == 'mine'
 
 
 # ---------------------------------------------------------------------------------- what is written

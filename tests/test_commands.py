@@ -22,9 +22,9 @@ import runs
 from conftest import ROOT, VOCABULARY, record, write_json, write_small
 from runs import outputs
 
-from support import paths, settings, training
-from support.files import digest_of
-from support.resume import State
+from support import bert, paths, settings
+from support.files import digest
+from support.resume import Run, State
 
 pytestmark = pytest.mark.usefixtures('built_once')
 SCRIPT = pathlib.Path(ROOT, 'task_reading_comprehension_by_seq2seq.py')
@@ -34,6 +34,7 @@ UNUSED = '[unused1]', '[MASK]', '##中'  # by the simplified vocabulary
 # another order, which does not show in the weights
 REVERSED = '\n'.join(token for token in VOCABULARY[::-1] if token not in UNUSED)
 INSTALL = f'{sys.executable} -m pip install -r requirements.txt'
+BROKEN = 'a package is missing or broken'
 
 
 def run(*arguments, script=SCRIPT, before=(sys.executable,), **environment):
@@ -98,10 +99,10 @@ def edited(tmp_path_factory):
 @pytest.mark.parametrize(
     ('flags', 'optimize', 'said'),
     [
-        ([], '', rf'a package .* \(ImportError: libc.so.6: too old\); {INSTALL}'),
+        ([], '', rf'{BROKEN} \(ImportError: libc.so.6: too old\); activate .*{INSTALL}'),
         # nothing that is installed is found, nor the folder of the script
-        (['-I', '-S'], '', rf'missing: numpy, tensorflow, tf-keras, bert4keras, .*; {INSTALL}.*'),
-        (['-OO'], '2', '-OO: takes away docstrings that Keras needs; run without'),
+        (['-I', '-S'], '', rf'{BROKEN} \(PackageNotFoundError: .*{INSTALL}'),
+        (['-OO'], '2', '-OO, PYTHONOPTIMIZE=2: Keras needs the docstrings; run without'),
     ],
 )
 def test_python_that_cannot_work_is_told_what_it_lacks(no_tensorflow, flags, optimize, said):
@@ -130,18 +131,19 @@ def test_help_lists_commands_and_constants(script, edited, no_tensorflow):
 @pytest.mark.parametrize(
     ('argument', 'edit', 'named'),
     [
-        ('--top_k=2', TOPK, '--top_k=2: unknown; the nearest constant is --topk='),
+        ('--top_k=2', TOPK, '--top_k=2: unknown to train; the nearest constant is --topk='),
         ('--topk=0', TOPK, 'topk = 0: expected a whole number of at least 1'),
         # a name in another encoding, as those of a Windows archive are
-        ('数据'.encode('gbk'), TOPK, r'\udcca\udcfd\udcbe\udcdd: train takes nothing more'),
-        ('--seed=1', 'topk: Whole[1] = [1]', 'topk = [1]: expected a whole number'),
+        ('数据'.encode('gbk'), TOPK, r'\udcca\udcfd\udcbe\udcdd: unknown to train; the nearest'),
+        ('--seed=1', 'topk: Whole[1] = [1]', "Constants: mutable default <class 'list'> for field"),
+        ('--seed=1', 'topk: Whole[1]', "Constants: non-default argument 'topk' follows default"),
         ('--seed=1', 'topk: list = ()', "topk: <class 'list'> is no type for a constant"),
     ],
 )
 def test_mistake_is_answered_before_tensorflow_is_imported(
     no_tensorflow, edited, argument, edit, named
 ):
-    """On the command line and in the script; dataclasses would say another thing of a list."""
+    """On the command line and in the script."""
     done = run('train', argument, script=edited(TOPK, edit), **no_tensorflow)
     assert (done.returncode, done.stdout) == (2, '')
     [line] = done.stderr.splitlines()
@@ -215,14 +217,13 @@ def test_train_says_what_it_does_and_eval_agrees(first_training, trained, on_sma
     assert page.exists()
     assert on_small('eval', '--report=0')[:2] == (0, out)
     assert not page.exists()  # or it would be of other answers
-    # without its question a record gets the empty answer, which counts as wrong
+    # without its question a record has no answer, which counts as wrong
     write_json(trained / ORDER, [*range(6)])
     lacking = [record(f'S{i}', None) for i in range(5)]
     write_json(trained / 'SogouQA.json', [*lacking, record('S5')])
     status, out, err = on_small('eval')
-    assert status == 0 and '5 of 6 records' in err and 'record 1 (no question)' in err
+    assert status == 0 and '5 of 6 records' in err and 'record 1 has no question' in err
     assert last_line(out) == {**dict.fromkeys(last_line(out), 0), 'total': 2}
-    assert err.count('has no question; it gets the empty answer') == 2
 
 
 @pytest.mark.parametrize(('best_by', 'kept'), [('final', [1, 3]), ('loss', [1, 2])])
@@ -230,8 +231,8 @@ def test_best_weights_are_kept_by_best_by(script, monkeypatch, best_by, kept):
     """By Final a tie goes to the later epoch, which has learnt longer."""
     saved, finals = [], iter([0.5, 0.2, 0.5])
     monkeypatch.setattr(script.Evaluator, 'evaluate', lambda _: {'val_Final': next(finals)})
-    monkeypatch.setattr(training, 'save_best', lambda *_: saved.append(epoch))
-    run, reader = training.Run.__new__(training.Run), types.SimpleNamespace()
+    monkeypatch.setattr(bert, 'save_best', lambda *_: saved.append(epoch))
+    run, reader = Run.__new__(Run), types.SimpleNamespace()
     run.constants = reader.constants = script.Constants(best_by=best_by)
     run.state, run.model, run.described = State(), 'the model', 'some BERT'
     evaluator = script.Evaluator(reader, [record('a')], {}, run)
@@ -243,7 +244,7 @@ def test_best_weights_are_kept_by_best_by(script, monkeypatch, best_by, kept):
 @pytest.mark.parametrize(
     ('command', 'changes', 'named'),
     [
-        ('train', {'WebQA.json': '[{"id": "W1",'}, 'WebQA.json: not JSON at line 1'),
+        ('train', {'WebQA.json': '[{"id": "W1",'}, r'WebQA.json: not JSON \('),
         ('train --checkpoint_path=no.ckpt', {'SogouQA.json': None},
          'missing: .*/SogouQA.json, no.ckpt; data/README.md says where to download it'),
         ('train', {'vocab.txt': 'a\n'}, r'vocab.txt: lacks \[PAD\], \[UNK\], \[CLS\], \[SEP\]'),
@@ -254,13 +255,13 @@ def test_best_weights_are_kept_by_best_by(script, monkeypatch, best_by, kept):
         ('train --checkpoint_path=FOLDER/output', {'output/vocab.txt': REVERSED},
          f'{BEST}: trained with others than .*/config.json and .*/vocab.txt; take the files'),
         ('train --train_data=no.json --valid_data=FOLDER/WebQA.json', {}, 'missing: no.json; '),
-        ('eval', {BEST: None}, f'{BEST}: no such file; run train first'),
+        ('eval', {BEST: None}, f'missing: .*{BEST}; run train first'),
         ('train --checkpoint_path=FOLDER/output --config_path=FOLDER/bert_config.json', {},
          'output/vocab.txt: line 55 is the last, but .*bert_config.json is made for 58 tokens; '),
         ('eval', {'output/config.json': {'num_attention_heads': 4}},
          f'{BEST}: trained with others than .*/config.json and .*/vocab.txt; take the files'),
         # another order would score questions that were trained on
-        ('eval', {ORDER: None}, f'{ORDER}: no such file; copy it from where the weights were'),
+        ('eval', {ORDER: None}, f'missing: .*{ORDER}; copy it from where the weights were'),
         ('predict FOLDER/q.json', {}, '/q.json: no such file'),
         ('export FOLDER', {}, 'exists; choose another folder'),
     ],
@@ -291,14 +292,15 @@ def test_training_goes_on_from_the_weights_of_a_trained_reader(script, trained):
     constants = script.Constants(data_dir=str(trained), checkpoint_path=folder)
     files = paths.locate_files(constants)
     model, _ = script.build_model(files, files.checkpoint, constants)
-    assert digest_of(model) == digest_of(script.load_reader(output_dir=folder).model)
+    again = script.load_reader(output_dir=folder).model
+    assert digest(model.weights) == digest(again.weights)
 
 
 def test_everything_that_is_told_is_written_whatever_other_programs_want(script, trained, on_small):
     """All of an Answer, a line of JSON each; a page on request.
 
-    Their environment changes nothing: what bert4keras itself advises, warnings as errors, no
-    docstrings, odd encodings. Nor need somebody listen: what is not heard goes nowhere else.
+    Their environment changes nothing: what bert4keras itself advises, warnings as errors, odd
+    encodings. Nor need somebody listen: what is not heard goes nowhere else.
     """
     data, output = [record('a'), record('b', '谁？'), {'id': 'c'}], trained / 'output'
     write_json(trained / 'q.json', data)
@@ -315,7 +317,7 @@ def test_everything_that_is_told_is_written_whatever_other_programs_want(script,
     (output / 'answers_to_q.jsonl').unlink()
     others = {
         'TF_KERAS': '1', 'TF_FUNCTION_JIT_COMPILE_DEFAULT': '1', 'PYTHONWARNINGS': 'error',
-        'PYTHONOPTIMIZE': '2', 'PYTHONSAFEPATH': '1', 'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C',
+        'PYTHONSAFEPATH': '1', 'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C',
         'before': ['sh', '-c', 'exec "$0" "$@" 2>&- <&-', sys.executable],
     }  # fmt: skip
     options = *small_options(trained), '--topk=3', '--report=5'
@@ -347,11 +349,12 @@ def without_locks(tmp_path):
 
 
 def test_every_command_works_where_nothing_can_be_locked(without_locks, small, small_bert):
-    """With one line. HDF5 asks for locks of its own: for a BERT in its format, and for what the
-    original script has saved."""
+    """With one line. HDF5 asks for locks of its own: for a BERT in its format, and for what
+    the original script has saved."""
     options = f'--data_dir={small}', f'--output_dir={small / "output"}', '--max_p_len=28'
     bert = f'--checkpoint_path={ROOT}/tests/hugging_face/tf_model.h5'
-    trained = without_locks(37, 'train', bert, '--epochs=1', *options)
+    vocabulary = f'--dict_path={small}/vocab.txt'
+    trained = without_locks(37, 'train', bert, vocabulary, '--epochs=1', *options)
     (small / 'original').mkdir()
     small_bert[0].save_weights(small / 'original' / 'best_model.weights', save_format='h5')
     commands = [
@@ -514,12 +517,6 @@ def test_trained_result_is_one_folder(demo, script, monkeypatch, tmp_path):
     options = [f'--output_dir={tmp_path}']
     status, lines, err = outputs(script, 'predict', tmp_path / 'q.json', *options)
     assert (status, lines) == (0, 'a#1\t方 远\nb\t\nc\t\n'), err
-    for line in (
-        "record 'b' has no question; it gets the empty answer",
-        "record 'c' has no passages; it gets the empty answer",
-        f'a record without id has no line in answers_to_q.tsv, its question is {question!r}',
-    ):
-        assert line in re.split('[\r\n]', err)  # not glued to the progress bar
     status, _, err = outputs(script, 'eval', *options)
     assert status == 2 and 'SogouQA.json' in err.splitlines()[-1]
     (tmp_path / 'data').mkdir()
@@ -527,7 +524,6 @@ def test_trained_result_is_one_folder(demo, script, monkeypatch, tmp_path):
         shutil.copy(DEMO / name, tmp_path / 'data')
     status, again, err = outputs(script, 'eval', *options)
     assert (status, last_line(again)) == (0, last_line(out)), err
-    assert 'Final=' in err  # the running score
     assert (tmp_path / 'predictions.tsv').read_bytes() == (folder / 'predictions.tsv').read_bytes()
 
 

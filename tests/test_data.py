@@ -19,8 +19,8 @@ from conftest import (
 from reference_training import build_train_model
 
 from support import bert, records
-from support.batches import Batches, pad
 from support.keras2 import keras, tf
+from support.training import Batches, pad
 
 
 def test_sizes_of_the_original(script):
@@ -280,9 +280,9 @@ def test_loss_is_the_mean_over_all_tokens_of_the_answers(
     for answer in 1, 4, 3, 1, 1, 2, 4, 1, 3:
         source = rng.integers(5, 30)
         token_ids = rng.integers(4, 30, source + answer).tolist()
-        pairs.append((0, token_ids, [0] * source + [1] * answer))
+        pairs.append((token_ids, [0] * source + [1] * answer))
     for rows in 9, 2, 1:
-        token_ids, segment_ids = pad(pairs[:rows]).values()
+        token_ids, segment_ids = pad(pairs[:rows])
         weights = segment_ids * np.where(segment_ids.sum(1, keepdims=True) == 1, silent, 1.0)
         with tf.GradientTape() as tape:
             log_probas = tf.nn.log_softmax(logits_of([token_ids, segment_ids])[:, :-1])
@@ -299,7 +299,7 @@ def test_bfloat16_is_of_the_products_alone(script, small_bert):
     """Loss and gradients are float32, like the weights, and nearly the same."""
     model, _ = small_bert
     draw(model, 0)
-    losses, gradients, pair = [], [], (0, [*range(4, 20)], [0] * 10 + [1] * 6)
+    losses, gradients, pair = [], [], ([*range(4, 20)], [0] * 10 + [1] * 6)
     for precision in 'float32', 'bfloat16':
         trainer = script.build_trainer(model, script.Constants(precision=precision))
         loss, found = loss_and_gradients(trainer, pad([pair] * 3))
@@ -346,7 +346,7 @@ def test_training_goes_as_the_original_does(script, request, small, updates):
         return script.encode_pair(tokenizer, *pair, constants)
 
     for batch in Batches(records.load_questions(data), encode, constants).dataset().take(updates):
-        losses.append((theirs.train_on_batch(batch), float(update(batch)['loss'])))
+        losses.append((theirs.train_on_batch([*batch]), float(update(batch)['loss'])))
     losses = np.array(losses)
     print(f'largest difference of the losses: {abs(losses[:, 0] - losses[:, 1]).max():.1e}')
     np.testing.assert_allclose(losses[:, 0], losses[:, 1], atol=1e-4, rtol=0)

@@ -1,19 +1,23 @@
 """support/files.py: what a power cut, a second run or a strange file system does to files."""
 
+import bz2
 import contextlib
 import errno
 import fcntl
+import gzip
+import lzma
 import os
-import runpy
+import pickle
 import stat
-import sys
+import tarfile
 
 import pytest
-from conftest import ROOT, refusal
+from conftest import refusal
 from runs import LOCK, half_written
 
 from evaluate_sogou import UserError
-from support.files import durable_write, first_line, folder_lock, lock, make_folder, write_durably
+from support import files
+from support.files import durable_write, lock, write_durably
 
 
 def write(kind, path, text, name='part'):
@@ -26,11 +30,11 @@ def write(kind, path, text, name='part'):
 
 
 @pytest.mark.parametrize('name', ['some.txt', half_written('some.txt')])
-@pytest.mark.parametrize('kind', ['file', 'folder', 'nothing', 'device'])
+@pytest.mark.parametrize('kind', ['file', 'folder', 'nothing'])
 def test_link_is_replaced_and_what_it_names_is_left_alone(tmp_path, name, kind):
     """It may be the weights of another reader, or somebody's trap; the folder may be a link."""
-    target = tmp_path / 'mine' if kind != 'device' else '/dev/null'
-    if kind in ('file', 'folder'):
+    target = tmp_path / 'mine'
+    if kind != 'nothing':
         write(kind, target, 'mine')
     (tmp_path / 'elsewhere').mkdir()
     (tmp_path / 'output').symlink_to(tmp_path / 'elsewhere')
@@ -41,6 +45,17 @@ def test_link_is_replaced_and_what_it_names_is_left_alone(tmp_path, name, kind):
     written = tmp_path / 'elsewhere' / 'some.txt'
     assert sorted(tmp_path.rglob('*')) == sorted([*before, written])
     assert kind != 'file' or target.read_text(encoding='utf-8') == 'mine'
+
+
+def test_pipe_or_device_stays_one_and_is_written_to(tmp_path):
+    """Also through a link, as /dev/stdout is one."""
+    os.mkfifo(tmp_path / 'pipe')
+    (tmp_path / 'link').symlink_to('pipe')
+    reader = os.open(tmp_path / 'pipe', os.O_RDONLY | os.O_NONBLOCK)
+    write_durably(str(tmp_path / 'link'), 'text')
+    assert os.read(reader, 9) == b'text'
+    os.close(reader)
+    assert sorted(os.listdir(tmp_path)) == ['link', 'pipe'] and (tmp_path / 'pipe').is_fifo()
 
 
 @pytest.mark.parametrize('kind', ['file', 'folder'])
@@ -93,91 +108,135 @@ def test_folder_that_cannot_be_synced_is_no_full_disk(tmp_path, monkeypatch, num
 
 def test_folder_is_made_and_what_is_in_the_way_is_named_and_left_alone(tmp_path):
     """A folder in place of a file, with all that lies in it; a file in place of a folder."""
-    make_folder(str(tmp_path / 'a' / 'b'))
-    (tmp_path / 'file').touch()
+    write_durably(str(tmp_path / 'a' / 'b' / 'file'), 'text')
+    hold(tmp_path / 'a' / 'c' / 'lock')
     before = sorted(tmp_path.rglob('*'))
-    line = refusal(make_folder, str(tmp_path / 'file'))
-    assert line.startswith(f'{tmp_path / "file"}: no folder (File exists); choose another')
-    for name, reason in ('a', 'Is a directory'), ('nowhere/some.txt', 'No such file or directory'):
+    for name, reason in ('a', 'Is a directory'), ('a/b/file/other', 'File exists'):
         said = f'{tmp_path / name}: cannot be written ({reason}); make room or choose another'
         assert refusal(write_durably, str(tmp_path / name), 'text') == said
+    assert refusal(hold, tmp_path / 'a/b/file/other') == said
     assert sorted(tmp_path.rglob('*')) == before
 
 
 AT_WORK = 'another run is at work here; wait for its end, or choose another output_dir'
 
 
-def hold(path, held=lock):
-    with held(str(path)):
+def hold(path):
+    with lock(str(path)):
         pass
 
 
 def test_second_run_is_refused_as_long_as_the_first_is_at_work(tmp_path, capsys):
-    """The lock neither changes what the file holds, nor where a link points, nor errors."""
-    path, mine = tmp_path / 'some', tmp_path / 'mine'
-    write('file', mine, 'mine')
-    path.symlink_to(mine)
+    """What the file holds stays, and what is raised; a file that is left over holds nobody up."""
+    path = tmp_path / 'some'
+    path.write_bytes(b'half')
     with pytest.raises(BlockingIOError), lock(str(path)):
         assert refusal(hold, path) == f'{path}: {AT_WORK}'
-        path.write_bytes(b'answers so far')
+        with open(path, 'ab') as file:
+            file.write(b' and half')
         raise BlockingIOError
     hold(path)
-    assert (path.read_bytes(), mine.read_bytes()) == (b'answers so far', b'mine')
+    assert path.read_bytes() == b'half and half'
     assert not capsys.readouterr().err
-    assert f'{LOCK}: cannot be written' in refusal(hold, tmp_path / 'nowhere' / LOCK)
 
 
-def test_training_is_alone_in_its_folder_though_its_lock_is_removed(tmp_path):
-    """Nor may two on a network file system, which locks files only."""
-    with folder_lock(str(tmp_path)):
-        for _ in range(2):
-            assert refusal(hold, tmp_path, folder_lock) == f'{tmp_path}: {AT_WORK}'
-            (tmp_path / LOCK).unlink(missing_ok=True)
-    with lock(str(tmp_path / LOCK)):
-        assert refusal(hold, tmp_path, folder_lock) == f'{tmp_path / LOCK}: {AT_WORK}'
+def test_what_a_link_names_is_not_locked(tmp_path):
+    (tmp_path / 'link').symlink_to('mine')
+    assert f'{tmp_path / "link"}: cannot be written' in refusal(hold, tmp_path / 'link')
+    assert os.listdir(tmp_path) == ['link']
+
+
+@pytest.mark.parametrize('other', [True, False])
+def test_file_that_a_run_removes_at_its_end_is_not_held(tmp_path, monkeypatch, other):
+    """Another run may hold what has come in its place."""
+    path, flock = tmp_path / 'some', fcntl.flock
+
+    def flock_too_late(descriptor, operation):
+        path.unlink()
+        if other:
+            path.touch()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, 'flock', flock_too_late)
+    assert refusal(hold, path) == f'{path}: {AT_WORK}'
 
 
 @pytest.mark.parametrize('number', [None, errno.ENOLCK, errno.EOPNOTSUPP, 524])
 def test_training_works_on_network_file_systems(tmp_path, monkeypatch, capsys, number):
-    """It is alone wherever files can be locked; one line where nothing can, whatever the reason,
-    for all files of a folder. 524, as some file systems of Linux say, has no name."""
+    """It is alone wherever files can be locked; one line where nothing can, whatever the reason.
+    524, as some file systems of Linux say, has no name."""
     flock = fcntl.flock
 
     def flock_some(descriptor, operation):
         if number:
             raise OSError(number, os.strerror(number))
-        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & 3 == 0:  # folders too, on NFS
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & 3 == 0:  # as NFS does
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, 'flock', flock_some)
-    with folder_lock(str(tmp_path)), lock(str(tmp_path / 'answers')):
+    path = tmp_path / LOCK
+    with lock(str(path)):
         if number:
             reason, nothing = os.strerror(number), 'so nothing guards against a second run'
             what = f'files cannot be locked here ({reason}), {nothing}; start none'
+            hold(tmp_path / 'another')  # one line is enough
             assert capsys.readouterr().err == f'{tmp_path}: {what}\n'
         else:
-            assert refusal(hold, tmp_path, folder_lock) == f'{tmp_path / LOCK}: {AT_WORK}'
+            assert refusal(hold, path) == f'{path}: {AT_WORK}'
     assert not capsys.readouterr().err
 
 
-def test_windows_which_has_no_such_locks_works_without(tmp_path, monkeypatch, capsys):
-    """There the module `fcntl` is missing; what it takes the place of must be said all the same."""
-    monkeypatch.setitem(sys.modules, 'fcntl', None)  # then an import raises ImportError
-    path = os.path.join(ROOT, 'support', 'files.py')
-    hold(tmp_path / LOCK, runpy.run_path(path, run_name='support.files_on_windows')['lock'])
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f'{tmp_path}: files cannot be locked here (')
+ZIP, EMPTY_ZIP = b'PK\3\4' + bytes(26), b'PK\5\6' + bytes(18)
+HDF5, SAFETENSORS, LINES = b'\x89HDF\r\n\x1a\n', b'\x40' + bytes(7) + b'{"a": ', '谁？\n在哪里？'
+WRITE, RAW = 'write what it holds as JSON', 'download the file itself, by its raw link'
 
 
 @pytest.mark.parametrize(
-    ('message', 'expected'),
+    ('content', 'what', 'cure'),
     [
-        ('\n\n  no room\n  File "framework.py"', 'no room'), ('', 'ValueError'),
-        ('{{function_node __wrapped__Save_device_/job}} no room [Op:Save]', 'no room [Op:Save]'),
-        ('Graph execution error:\n\nDetected at node x defined at (most recent call last):\n'
-         '<stack traces unavailable>\nno room\n\t [[{{node x}}]]', 'no room'),
+        (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n', 'a pointer of Git LFS, '
+         'not the file itself', 'git lfs pull'),
+        (b'\n<!DOCTYPE html>', 'a web page', RAW), (b'<html lang="zh">', 'a web page', RAW),
+        (LINES.encode('utf-16'), 'a text in UTF-16', 'iconv -f UTF-16 -t UTF-8 < PATH > NEW'),
+        (gzip.compress(b'{}'), 'a gzip file', 'gunzip < PATH > NEW'),
+        (bz2.compress(b'{}', 1), 'a bzip2 file', 'bunzip2 < PATH > NEW'),
+        (bz2.compress(b''), 'a bzip2 file', 'bunzip2 < PATH > NEW'),
+        (lzma.compress(b'{}'), 'an xz file', 'unxz < PATH > NEW'),
+        (lzma.compress(b'{}', lzma.FORMAT_ALONE), 'an xz file', 'unxz < PATH > NEW'),
+        (b'(\xb5/\xfd', 'a Zstandard file', 'unzstd < PATH > NEW'),
+        (tarfile.TarInfo('some.json').tobuf(), 'a tar archive', 'tar -xf PATH'),
+        (b"7z\xbc\xaf'\x1c", 'a 7z or RAR archive', '7z x PATH'),
+        (b'Rar!\x1a\7\1\0', 'a 7z or RAR archive', '7z x PATH'),
+        *((archive, 'a zip archive', 'unzip PATH') for archive in (ZIP, EMPTY_ZIP)),
+        (ZIP + b'[Content_Types].xml', 'a file of Excel, NumPy or the like', WRITE),
+        *((begin, 'a file of Excel, NumPy or the like', WRITE) for begin in [
+            b'\xd0\xcf\x11\xe0', b'\x93NUMPY', b'ARROW1\0\0', b'SQLite format 3\0', b'GGUF\3']),
+        *((begin, 'a file of pickles', 'they may run any program; ') for begin in [
+            *(pickle.dumps(['a'], protocol) for protocol in range(2, 6)), b'(lp0\n',
+            ZIP + b'archive/data.pkl']),
+        (b'PAR1\x15\4', 'a Parquet file', 'python -c \'import sys, datasets; datasets.Dataset.'
+         'from_parquet(sys.argv[1]).to_json(sys.argv[2])\' PATH NEW'),
+        (b'\xff\xff\xff\xff\x38\1\0\0\x10', 'a file of Arrow', 'python -c '),
+        (HDF5, 'a file of HDF5', 'weights are given as checkpoint_path, named *.h5'),
+        *((begin, 'a file of safetensors', 'weights are given as checkpoint_path, named *.s')
+          for begin in (SAFETENSORS, b'\x80\2' + SAFETENSORS[2:])),  # 640 bytes of header
+        (LINES.encode('gb18030'), 'not UTF-8 but GB18030', 'iconv -f GB18030 -t UTF-8 < PATH > N'),
+        (LINES.encode()[:-1], 'not UTF-8 at byte 16, nor GB18030', 'download it again, or save it'),
     ],
 )  # fmt: skip
-def test_first_line_of_an_error_tells_what_not_where_in_tensorflow(message, expected):
-    assert first_line(ValueError(message)) == expected
+def test_file_that_is_no_text_is_named_with_what_makes_one_of_it(tmp_path, content, what, cure):
+    """In words for a shell."""
+    path = tmp_path / "it's a file"
+    path.write_bytes(content)
+    quoted = cure.replace('PATH', f"'{tmp_path}/it'\"'\"'s a file'")
+    assert refusal(files.read_text, str(path)).startswith(f'{path}: {what}; {quoted}')
+
+
+def test_packed_archive_is_unpacked_in_one_step_and_what_is_allowed_is_left_alone(tmp_path):
+    for name in 'a.tar.gz', 'a.tgz':
+        (tmp_path / name).write_bytes(gzip.compress(b''))
+        assert refusal(files.read_text, str(tmp_path / name)).endswith(
+            f'; tar -xf {tmp_path / name}'
+        )
+    files.refuse_foreign('', gzip.compress(b''), files.GZIP)

@@ -15,7 +15,7 @@ from runs import call
 
 from evaluate_sogou import Reference, evaluate, load_official_answers
 from support import records
-from support.console import exit_status
+from support.process import exit_status
 
 sys.path.insert(0, os.path.join(ROOT, 'data'))
 import convert
@@ -97,7 +97,7 @@ def test_real_piece_converts_to_what_training_makes_of_it(shared, script, name, 
     assert answers.exists() == (name != 'dureader2_search.test.json')  # which has no answers
     if answers.exists():
         assert [*load_official_answers(answers)] == [entry['id'] for entry in converted.records]
-    cure = 'gunzip' if name.endswith('.gz') else f'python data/convert.py {path} NEW.json'
+    cure = f'python data/convert.py {path} NEW.json'
     assert refusal(records.load_questions, path).endswith(cure)
 
 
@@ -351,6 +351,92 @@ def test_format_by_format(given, value, expected, accepted, reasons):
     assert reasons is None or +converted.left_out == reasons
 
 
+HF = {'id': 'a', 'title': '', 'context': '甲是乙', 'question': '谁？'}
+FOUND_IN_HF = {'text': ['丙', '乙'], 'answer_start': [9, 2]}
+HOTPOT = {'_id': 'a', 'question': '谁？', 'answer': '乙', 'type': 'bridge', 'level': 'hard'}
+MARCO = {'query': '谁？', 'query_id': 5, 'query_type': 'PERSON', 'wellFormedAnswers': '[]'}
+SELECTED = {'is_selected': [0, 1], 'passage_text': ['乙丙', '甲是乙'], 'url': ['', '']}
+MUSIQUE = [{'idx': i, 'title': '', 'paragraph_text': text, 'is_supporting': i > 0}
+           for i, text in enumerate(['乙丙', '甲是乙'])]  # fmt: skip
+RAGAS = {'question': '谁？', 'answer': '甲', 'contexts': ['甲是乙', '乙丙']}
+SAMPLE = {
+    'user_input': '谁？',
+    'retrieved_contexts': ['甲是乙'],
+    'response': '甲',
+    'reference': '乙',
+}
+LONG = {'input': '谁？', 'context': '甲是乙', 'length': 3, 'language': 'zh', '_id': 'a'}
+WHO, OURS = {'question': '谁？'}, {'passage': '甲是乙', 'answer': '乙'}
+TITLED = {'title': ['丁', '戊'], 'sentences': [['乙丙'], ['甲是', '乙']]}
+
+
+@pytest.mark.parametrize(
+    ('known', 'value', 'expected', 'right'),
+    [
+        ('Hugging Face datasets', [{**HF, 'answers': FOUND_IN_HF}], ['甲是乙→乙'], ['丙', '乙']),
+        # tables of pandas and `datasets`, by columns, or with the names of columns apart
+        *(('Hugging Face datasets', table, ['甲是乙→乙'], ['乙']) for table in [
+            {name: {'0': value} for name, value in {**HF, 'answers': {'text': ['乙']}}.items()},
+            {name: [value] for name, value in {**HF, 'answers': {'text': ['乙']}}.items()},
+            {'columns': [*HF, 'answers'], 'index': [0], 'data': [[*HF.values(), ['乙']]]}]),
+        ('MS MARCO', [{**MARCO, 'answers': ['乙'], 'passages': SELECTED}], ['乙丙', '甲是乙→乙'],
+         ['乙']),
+        ('MS MARCO', [{**MARCO, 'answers': ['No Answer Present.'], 'passages': [
+            {'is_selected': 0, 'passage_text': '乙丙'}]}], ['乙丙'], []),
+        ('HotpotQA', [{**HOTPOT, 'supporting_facts': [['戊', 0]], 'context': [
+            ['丁', ['乙丙']], ['戊', ['甲是', '乙']]]}], ['乙丙', '甲是乙→乙'], ['乙']),
+        ('HotpotQA', [{**HOTPOT, 'supporting_facts': {'title': ['戊'], 'sent_id': [0]},
+                       'context': TITLED}], ['乙丙', '甲是乙→乙'], ['乙']),
+        ('HotpotQA', [{**HOTPOT, 'supporting_facts': [], 'evidences': [['丁', '是', '乙']],
+                       'context': [['戊', ['Who is', 'he?', ' He is.']]]}], ['Who is he? He is.'],
+         ['乙']),
+        ('MuSiQue', [{**WHO, 'paragraphs': MUSIQUE, 'answer': '丁',
+                      'answer_aliases': ['乙'], 'answerable': True}], ['乙丙', '甲是乙→乙'],
+         ['丁', '乙']),
+        ('MuSiQue', [{**WHO, 'paragraphs': MUSIQUE, 'answer': '乙',
+                      'answerable': False}], ['乙丙', '甲是乙'], []),
+        # what stands beside the truth is a system's
+        *(('ragas', [{**RAGAS, **truth}], ['甲是乙→乙', '乙丙→乙'], ['乙'])
+          for truth in ({'ground_truth': '乙'}, {'ground_truths': ['乙']})),
+        ('ragas', [RAGAS], ['甲是乙→甲', '乙丙'], ['甲']),
+        ('ragas', [SAMPLE], ['甲是乙→乙'], ['乙']),
+        ('LongBench', [{**LONG, 'answers': ['丙', '乙']}], ['甲是乙→乙'], ['丙', '乙']),
+        ('FiD or DPR', [{**WHO, 'answers': ['乙'], 'positive_ctxs': [{'text': '甲是乙'}],
+                         'hard_negative_ctxs': [{'text': '乙丙'}]}], ['甲是乙→乙', '乙丙'], ['乙']),
+        *(('FiD or DPR', [{**WHO, 'answers': ['乙'], 'ctxs': [
+            {'text': '乙丙', key: no}, {'text': '甲是乙', key: 1}]}], ['乙丙', '甲是乙→乙'], ['乙'])
+          for key in ('hasanswer', 'has_answer') for no in (False, 0, 'false')),
+        *(('SQuAD', [{'paragraphs': [{'context': '甲是乙', 'qas': [
+            {**WHO, key: answers}]}]}], ['甲是乙→乙'], ['乙'])
+          for key in ('answer', 'answers') for answers in ('乙', ['乙'], [{'text': '乙'}])),
+        # a list of `answer` is parts, one of `answers` alternatives; lists in lists
+        ('flat lines', [flat('甲是乙', [['丙', '乙'], '甲'])], ['甲是乙→乙 甲'],
+         ['丙 甲', '乙 甲']),
+        ('Hugging Face datasets', [{**HF, 'answers': [['丙'], ['乙', '甲']]}], ['甲是乙→乙 甲'],
+         ['丙', '乙 甲']),
+        ('questions and passages', [{**WHO, 'passages': ['甲是乙', '乙是丁'], 'answer': '乙'}],
+         ['甲是乙→乙', '乙是丁→乙'], ['乙']),
+        ('our own format', [{**WHO, 'passages': ['甲', OURS]}],
+         ['甲', '甲是乙→乙'], ['乙']),
+        # to predict from
+        ('questions and passages', [{**WHO, 'context': [['丁', ['甲', '乙']]]}], ['甲乙'], []),
+        ('questions and passages', [{'query': '谁？', 'documents': ['甲']}], ['甲'], []),
+    ],
+)  # fmt: skip
+def test_what_common_tools_write_is_read(given, tmp_path, known, value, expected, right):
+    """As a list and in lines; `train` and `predict` name the command that makes it ours."""
+    for content in [value, lines_of(value)] if isinstance(value, list) else [value]:
+        path, converted = given(content), convert_file(given(content))
+        assert formats.read(path).name == f'{known} in UTF-8'
+        [entry] = converted.records
+        told = [f'{text}→{answer}' if answer else text for text, answer in pairs_of(entry)]
+        assert told == expected and [*right_answers(converted).values()] == [right]
+        convert.write(str(tmp_path / 'ours.json'), converted)
+        assert records.load_questions(str(tmp_path / 'ours.json')) == converted.records
+    said = refusal(records.load_questions, path)
+    assert said.endswith(f'; convert it: python data/convert.py {path} NEW.json')
+
+
 LINES = [flat('甲\u2028是', '甲', id=1), flat('乙是', '乙', '是谁？', id=2)]
 
 
@@ -367,9 +453,9 @@ UNKNOWN = 'a format that is not known; keys: {}; known: our own format; CMRC2018
     ('content', 'said'),
     [
         *(([flat('甲', '甲'), second], f'record 2 of flat lines: {wrong}') for second, wrong in [
-            (flat(['甲'], '甲'), '"context" is a list; expected a string'),
+            (flat([7], '甲'), '"context" is a number; expected a record'),
             (flat('甲', {'a': 1}), '"answer" is a record; expected a string'),
-            (flat('甲', [['甲']]), '"answer" is a list; expected a string'),
+            (flat('甲', [[[['甲']]]]), '"answer" is a list; expected a string'),
             (flat('甲', '甲', id=['a']), '"id" is a list; expected a string'),
             (flat('甲', '\ud800'), '"answer" holds half a character'),
             (['甲'], '"record" is a list; expected a record')]),
@@ -378,10 +464,10 @@ UNKNOWN = 'a format that is not known; keys: {}; known: our own format; CMRC2018
           for second in (['乙', '丙'], None)),
         ([flat('', '甲')], 'flat lines, but no question has a passage'),  # ours would be empty
         ({'0': {'q': '谁？', 'a': '甲'}}, UNKNOWN.format("'id', 'q', 'a'")),  # of evidence "a"
-        ([{'query': '谁？', 'passages': []}], UNKNOWN.format("'query', 'passages'")),
+        ([{'query': '谁？', 'passages': []}], 'questions and passages, but no question has a pas'),
         ({'a\nb': 1}, UNKNOWN.format(r"'a\nb'")),
         *((each, UNKNOWN.format('none')) for each in ([], '', '7 "a"')),
-        ([{'context': '甲', 'question': '谁？'}], UNKNOWN.format("'context', 'question'")),
+        ([{'context': '甲', 'title': '谁？'}], UNKNOWN.format("'context', 'title'")),
         ({'a' * 99: 1}, UNKNOWN.format(f"'{'a' * 30}'")),
         ('[' + '9' * 5000 + ']', 'no JSON that can be read'),
         (OTHER, 'not UTF-8 at byte 13, nor GB18030'),  # damaged: it would be other characters
@@ -499,11 +585,11 @@ def test_command_writes_two_files_and_tells_what_it_did(given, tmp_path):
     [
         (['.', 'ours'], '.: cannot be read (Is a directory)'),
         (['given', 'folder'], 'folder: is a folder'),
-        (['given', 'nowhere/ours'], 'nowhere/ours: cannot be written'),
+        (['given', 'given/ours'], 'given/ours: cannot be written (File exists)'),
         (['given', 'blocked'], 'blocked.answers: is a folder'),
         (['given', 'given'], 'given: is what is to be converted'),
         (['given.answers', 'given'], 'given.answers: is what is to be converted'),
-        (['given'], 'the following arguments are required: OUTPUT; see --help'),
+        ([], 'the following arguments are required: INPUT; see --help'),
         (['given', 'ours', '--negatives=-1'], "argument --negatives: '-1' is not a whole number"),
     ],
 )

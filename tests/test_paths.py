@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import re
+import types
 
 import pytest
 from conftest import refusal, write_small
@@ -9,6 +11,7 @@ from runs import RESULTS, call, options
 
 from support import paths
 from support.paths import locate_files
+from support.predictions import place_of
 
 BEST, CHECKPOINT = RESULTS[0], 'bert_model.ckpt'
 DATA = f'{CHECKPOINT}.data-00000-of-00001'
@@ -91,23 +94,102 @@ def test_configuration_and_vocabulary_stand_beside_the_weights(
     assert 'demo/vocab.txt' in locate_files(script.Constants(output_dir='none'), 'eval').vocabulary
 
 
+A_BERTS = '{"vocab_size": 9, "num_hidden_layers": 1, "hidden_act": "gelu"}'
+
+
+@pytest.mark.parametrize(
+    ('there', 'meant'),  # names in the folder of the weights; configuration, weights, vocabulary
+    [
+        ('config.json model.safetensors tokenizer.json',
+         'config.json model.safetensors tokenizer.json'),
+        ('bert_config_large.json roberta_zh_large_model.ckpt.index vocab.txt tokenizer.json',
+         'bert_config_large.json roberta_zh_large_model.ckpt vocab.txt'),
+        ('rbt3_config.json tokenizer_config.json bert.safetensors bert-vocab.txt',
+         'rbt3_config.json bert.safetensors bert-vocab.txt'),
+        ('config.json model-00001-of-00002.safetensors model-00002-of-00002.safetensors '
+         'model.safetensors.index.json vocab.txt',
+         'config.json model.safetensors.index.json vocab.txt'),
+        ('bert_config.json checkpoint model.ckpt-10000.index model.ckpt-20000.index vocab.txt',
+         'bert_config.json model.ckpt-20000 vocab.txt'),
+    ],
+)  # fmt: skip
+def test_names_that_others_give_the_files_of_a_bert_are_known(script, tmp_path, there, meant):
+    """The usual ones first, else the only one like it; by the folder, or by any of the weights."""
+    bert, data = tmp_path / 'bert', write_small(tmp_path)  # with a BERT of its own
+    bert.mkdir()
+    for name in there.split():
+        (bert / name).write_text(A_BERTS if 'config' in name and 'tok' not in name else '{}')
+    if 'checkpoint' in there:
+        (bert / 'checkpoint').write_text('model_checkpoint_path: "/gone/model.ckpt-20000"\n')
+    weights = [name for name in there.split() if re.search('00|index|safet|checkp', name)]
+    expected = tuple(str(bert / name) for name in meant.split())
+    for given in '', *(name for name in weights if '10000' not in name):
+        constants = script.Constants(data_dir=str(data), checkpoint_path=str(bert / given))
+        assert locate_files(constants)[2:5] == expected
+    # in the folder of the data too, where what is called as ever comes first
+    constants = script.Constants(data_dir=str(bert))
+    assert locate_files(constants)[2:5] == expected
+    folders = {'config_path': str(bert), 'dict_path': str(bert), 'checkpoint_path': ''}
+    files = locate_files(script.Constants(data_dir=str(data), **folders))
+    assert (files.config, files.vocabulary) == (expected[0], expected[2])
+
+
+def test_parts_of_two_berts_are_not_put_together(script, tmp_path):
+    """What is not beside weights that are named is missing, although the data has one: the line
+    says what was sought, what lies there and which constant names it."""
+    data, folder = write_small(tmp_path), tmp_path / 'bert'
+    folder.mkdir()
+    (folder / BEST).touch()
+    named = {'data_dir': str(data), 'checkpoint_path': str(folder)}
+    for name in 'a_config.json', 'b_config.json', 'words.txt':
+        (folder / name).write_text(A_BERTS)
+    files = locate_files(script.Constants(**named))
+    line = refusal(paths.require, *files[:5])
+    assert line == (
+        f'missing: {folder}/bert_config.json, {folder}/vocab.txt; data/README.md says where to '
+        'download it, or check the path; sought bert_config.json, config.json, *config*.json among '
+        f'a_config.json, b_config.json, {BEST}, words.txt; config_path may name another; sought '
+        f'vocab.txt, tokenizer.json, *vocab*.txt among a_config.json, b_config.json, {BEST}, '
+        'words.txt; dict_path may name another'
+    )
+    given = {'config_path': str(folder / 'a_config.json'), 'dict_path': str(folder / 'words.txt')}
+    paths.require(*locate_files(script.Constants(**named, **given))[:5])
+    # those of the data are meant once they are named
+    both = {'config_path': files.webqa, 'dict_path': str(data / 'vocab.txt')}
+    assert locate_files(script.Constants(**named, **both)).vocabulary == f'{data}/vocab.txt'
+
+
+def test_what_is_no_regular_file_is_there_but_guards_nothing(script, tmp_path):
+    """It is read once, so it cannot be what is read again and again."""
+    pipe, file, link = (tmp_path / name for name in ('pipe', 'file', 'link'))
+    os.mkfifo(pipe)
+    file.touch()
+    link.symlink_to('file')
+    descriptor = f'/dev/fd/{os.open(file, os.O_RDONLY)}'
+    for path, guarded in (pipe, None), (descriptor, None), (file, str(file)), (link, str(file)):
+        paths.require(str(path))
+        line = types.SimpleNamespace(path=str(path), constants=script.Constants(), overrides={})
+        assert place_of(line)['source'] == guarded
+    for name in 'config_path', 'checkpoint_path', 'dict_path':
+        line = refusal(locate_files, script.Constants(**{name: str(pipe)}))
+        assert line == f'{pipe}: a pipe, and it is read several times; write it to a file'
+    assert 'missing' in refusal(paths.require, str(tmp_path))  # a folder is none
+
+
 @pytest.mark.parametrize('name', ['best_model.weights', f'{BEST} reader.json'])
 def test_reader_is_ours_or_the_original_scripts(script, tmp_path, name):
     """A plain BERT would answer too, and nobody would notice."""
-    there, *others = name.split()
+    ours, needed = name.split(), [tmp_path / BEST, tmp_path / 'reader.json']
     constants = script.Constants(output_dir=str(tmp_path), data_dir=str(write_small(tmp_path)))
-    for lacking in BEST, *others:
+    for there in ours:
         line = refusal(paths.require_reader, locate_files(constants, 'eval'))
-        assert (
-            line == f'{tmp_path / lacking}: no such file; run train first, or give its output_dir'
-        )
+        missing = ', '.join(str(path) for path in needed if not path.exists())
+        assert line == f'missing: {missing}; run train first, or give its output_dir'
         (tmp_path / there).touch()
-    for other in others:
-        (tmp_path / other).touch()
     files = locate_files(dataclasses.replace(constants, dict_path='mine'), 'eval')
     # what stays in an edited script was to train with
-    assert files.vocabulary == (str(tmp_path / 'vocab.txt') if others else 'mine')
-    assert files.checkpoint == str(tmp_path / there)
+    assert files.vocabulary == (str(tmp_path / 'vocab.txt') if BEST in ours else 'mine')
+    assert files.checkpoint == str(tmp_path / ours[0])
     paths.require_reader(files._replace(config='', vocabulary=''))
 
 

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import VOCABULARY, draw, forward_pass_of, record_of, write_json
+from conftest import VOCABULARY, draw, forward_pass_of, record_of, small_files, write_json
 from hypothesis import given, settings
 from hypothesis import seed as with_seed
 from hypothesis import strategies as st
@@ -16,8 +16,8 @@ from reference_decoder import ReferenceDecoder, SinglePassageDecoder
 
 from support.answers import Hypothesis, without_invisible
 from support.keras2 import bert4keras
+from support.reading import CachedUniLM, Search
 from support.settings import CommandLine
-from support.unilm import UniLM
 
 CLS, END = 2, 3
 
@@ -36,21 +36,19 @@ class FixedUniLM:
                     probas[i, j, token] = proba
         return probas
 
-    def read(self, sources, has_answer):
-        probas, kept, cache = [], [], {}
-        for question, of_question in enumerate(sources):
-            assert len({*of_question}) == len(of_question)  # a repeated one is read once
-            probas.append(self.predict(of_question, [()])[:, 0])
-            kept.append(has_answer(probas[-1]))
-            cache[question] = [of_question[i] for i in np.flatnonzero(kept[-1])]
-        return probas, kept, cache
-
-    def write(self, cache, hypotheses):
-        written = {i: [each.token_ids for each in some] for i, some in hypotheses.items()}
-        return {i: self.predict(cache[i], some) for i, some in written.items()}, cache
+    def search_together(self, generators, has_answer):
+        searches = [*map(Search, generators)]
+        for search in searches:
+            first = self.predict(search.sources, [()])
+            search.send(first)
+            search.keep(has_answer(first[:, 0]))
+            while search.hypotheses:
+                written = [hypothesis.token_ids for hypothesis in search.hypotheses]
+                search.send(self.predict(search.sources, written))
+        return [search.result for search in searches]
 
 
-class CountedUniLM(UniLM):
+class CountedUniLM(CachedUniLM):
     """Counts how often it is traced."""
 
     traces = 0
@@ -367,34 +365,13 @@ def test_passages_may_come_one_by_one_or_as_records(reading):
     assert reader.answer('谁', [])[:4] == ('', None, None, None)
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'error', 'message'),
-    [
-        (('谁', '中国人口在北京'), TypeError, 'passages: expected a list of str, got a str; give '),
-        (('谁', [{'text': '中国'}]), TypeError, r'passages\[0\]: expected a str, got None'),
-        (('谁', [b'a']), TypeError, r"passages\[0\]: expected a str, got b'a'"),
-        (('谁', ['\ud800']), ValueError, r'passages\[0\]: holds half a character'),
-        (('谁', 7), TypeError, 'passages: expected a list of str, got a int'),
-        ((None, ['中国']), TypeError, 'question: expected a str, got None'),
-        (('\udc00', ['中国']), ValueError, 'question: holds half a character'),
-        ((' \n', ['中国']), ValueError, 'question: is empty'),
-        (('谁', ['中国'], 0), ValueError, 'topk: expected a whole number of at least 1, got 0'),
-        (('谁', ['中国'], 1.5), TypeError, 'topk: expected a whole number of at least 1, got 1.5'),
-    ],
-)
-def test_what_cannot_be_asked_is_named(reading, arguments, error, message):
-    """Rather than answered by chance: each character of a str would be a passage."""
-    with pytest.raises(error, match=f'^{message}'):
-        reading().answer(*arguments)
-
-
-def test_what_is_read_of_a_passage_is_decided_once(script, reading, monkeypatch, tmp_path, capsys):
+def test_what_is_read_of_a_passage_is_decided_once(script, reading, monkeypatch, small, capsys):
     """Whether a program, the command line, a file or a stream has it; its place is in that."""
 
     def whole_passage(source, written):
         return {[*source[1 : source.index(END)], END][len(written)]: 1.0}
 
-    reader = reading(whole_passage, output_dir=str(tmp_path))
+    reader = reading(whole_passage, output_dir=str(small))
     monkeypatch.setattr(script, 'load_trained', lambda *_: reader)
     monkeypatch.setattr(script, 'passage_text', lambda p: p.get('title', '中') + p['passage'])
     answer = reader.answer('谁', [{'title': '北京', 'passage': '在上海'}])
@@ -402,15 +379,15 @@ def test_what_is_read_of_a_passage_is_decided_once(script, reading, monkeypatch,
     assert reader.answer('谁', ['在上海']).text == '中在上海'
     titled = record_of(('在上海', ''))
     titled['passages'][0]['title'] = '北京'
-    write_json(tmp_path / 'file.json', [titled])
+    write_json(small / 'file.json', [titled])
     monkeypatch.setattr('sys.stdin', io.StringIO(json.dumps(titled)))
-    file, nothing = str(tmp_path / 'file.json'), (None, None, {}, reader.constants, None)
+    file, files = str(small / 'file.json'), small_files(script, small)
+    line = CommandLine('predict', {}, reader.constants)
     for path, shown in (file, 'a\t北京在上海\n'), ('-', '"text": "北京在上海"'):
-        script.predict(reader.constants, None, CommandLine('predict', path, *nothing))
+        script.predict(reader.constants, files, line._replace(path=path))
         assert shown in capsys.readouterr().out
-    script.predict(
-        reader.constants, None, CommandLine('predict', None, '谁', ['在上海'], *nothing[2:])
-    )
+    line = line._replace(question='谁', passages=['在上海'])
+    script.predict(reader.constants, files, line)
     assert '中在上海' in capsys.readouterr().out
 
 
@@ -499,8 +476,8 @@ class Comparison:
             questions.append(([[CLS, *passage, END] for passage in passages], [*question, END]))
         with pytest.MonkeyPatch.context() as patch:
             if len(questions) % 2:  # most is read again for each token
-                patch.setattr(UniLM, 'tokens_cached', 40)
-                patch.setattr(UniLM, 'tokens_at_once', 60)
+                patch.setattr(CachedUniLM, 'tokens_cached', 40)
+                patch.setattr(CachedUniLM, 'tokens_at_once', 60)
                 self.seen['little room'] += 1
             together = reader.search(questions, topk)
         for question, result in zip(questions, together, strict=True):

@@ -1,4 +1,4 @@
-"""support/report.py: what the page says, and how it behaves in a browser."""
+"""support/report.py: an answer as text; what the page says, and how it behaves in a browser."""
 
 import json
 import math
@@ -12,10 +12,68 @@ from conftest import record_of
 
 from evaluate_sogou import Reference, Tally, score_answer
 from support import report
-from support.console import one_line
+from support.answers import Answer, Candidate, Vote
+from support.process import one_line
 
 GOLD = Reference('北京', ('北京',))
+TOKENIZER = types.SimpleNamespace(ids_to_tokens=lambda ids: [*map(chr, ids)])
 CHROMIUM, DRIVER = '/usr/bin/chromium', '/usr/bin/chromedriver'
+
+
+# --------------------------------------------------------------------------------- one, as text
+
+LEFT = Vote(no_answer_prob=0.9876, has_answer=False, token_probs=[])
+NOTHING = Candidate('', None, None, None, [], None, None, True)
+BEGUN = Candidate('北', 0, 1, 2, [7], 0.125, -3.0, finished=False)
+
+
+def answer_of(votes, text='北京', passage=0, start=1, others=()):
+    """An Answer that stands in a passage from `start` on."""
+    first = Candidate(text, passage, start, start + len(text), [*map(ord, text)], 0.5, -1.0, True)
+    return Answer(*first[:-1], [first, *others], votes)
+
+
+def vote(*token_probs):
+    """That of a passage that took part."""
+    return Vote(0.1, True, [*token_probs])
+
+
+def lines_of(answer, passages):
+    """The lines of an Answer; a token is a character."""
+    return report.as_text(answer, passages, TOKENIZER).split('\n')
+
+
+@pytest.mark.parametrize(
+    ('passages', 'answer', 'lines'),
+    [
+        # in the order of the votes, each with its number as given; who left comes last
+        (['天津北京', '在北京。', '在北京市，北京'],
+         answer_of([LEFT, vote(0.5, 0.5, 1.0), vote(0.9, 0.8, 1.0)], passage=2),
+         ['answer: 北京 (score 0.500)',
+          'passage 3 votes: 北 0.90  京 0.80  [SEP] 1.00', '  在[北京]市，北京',
+          'passage 2 votes: 北 0.50  京 0.50  [SEP] 1.00', '  在[北京]。',
+          'passage 1 left: no answer 0.99', '  天津北京']),
+        # other candidates follow the answer; a passage without probabilities was not asked
+        (['在北京'], answer_of([vote()], others=[NOTHING._replace(score=0.25), BEGUN]),
+         ['answer: 北京 (score 0.500)', '    or:  (score 0.250)',
+          '    or: 北 (score 0.125), not finished', 'passage 1', '  在[北京]']),
+        (['天津'], Answer(*NOTHING[:-1], [NOTHING], [LEFT]),
+         ['answer: (none)', 'passage 1 left: no answer 0.99', '  天津']),
+    ],
+)  # fmt: skip
+def test_answer_comes_first_then_passages_by_their_votes(passages, answer, lines):
+    assert lines_of(answer, passages) == lines
+
+
+def test_passages_give_no_commands_to_the_terminal():
+    """The place is that of the answer all the same."""
+    passages, text = ['\x1b\x9b北\x1b[2J\u2028京', '\x07'], '北\x1b[2J\u2028京'
+    lines = lines_of(answer_of([vote(1.0), LEFT], text, start=2), passages)
+    assert lines[0] == 'answer: 北 [2J 京 (score 0.500)'
+    assert (lines[2], lines[4]) == ('    [北 [2J 京]', '   ')
+
+
+# --------------------------------------------------------------------------------- many, as a page
 
 
 def predicted(record, text='', place=(None, None, None), left=(), probs=(), others=()):
@@ -39,14 +97,15 @@ def predicted(record, text='', place=(None, None, None), left=(), probs=(), othe
 def page_of(cases, references=None, read_length=254, shown=1000):
     """Return the page of (record, its prediction) pairs; a token is a character."""
     constants = types.SimpleNamespace(report=shown, max_p_len=read_length + 2)
-    page, tally = report.Page(references, lambda ids: [*map(chr, ids)], constants), Tally()
+    scored, tally = [], Tally()
     for record, prediction in cases:
         score = None
         if record['id'] in (references or ()):
             score = score_answer(one_line(prediction['text']), references[record['id']])
             tally.add(score)
-        page.add(record, prediction, score)
-    return page.as_html({**tally.result(), 'Answered': 0.75} if references else None)
+        scored.append((record, prediction, score))
+    score = {**tally.result(), 'Answered': 0.75} if references else None
+    return report.as_html(iter(scored), references, score, TOKENIZER, constants)
 
 
 def content_of(page):
@@ -124,8 +183,8 @@ def test_votes_are_those_on_these_passages():
         assert judged({**record, 'passages': passages}, prediction) == ('no answer', kind)
     prediction = predicted(record_of(('在上海', ''), ('重庆', '')), '上海', (0, 1, 3))
     shown = shown_of(record, prediction)
-    assert (shown['kind'], shown['place']) == ('no votes', None)
-    assert shown['passages'] == [{'number': 1, 'pieces': ['在北京']}]
+    assert shown['kind'] == 'no votes'
+    assert shown['passages'] == [{'number': 1, 'pieces': ['在北京'], 'label': None}]
 
 
 def test_passages_are_in_the_order_of_their_votes():
@@ -136,9 +195,9 @@ def test_passages_are_in_the_order_of_their_votes():
     prediction['candidates'][0].update(score=1 / 30000, log_score=-math.inf)  # no JSON
     shown = shown_of(record, prediction)
     assert [each['number'] for each in shown['passages']] == [5, 1, 3, 4, 7, 6, 2]
-    assert [each.get('left') for each in shown['passages']] == [None] * 5 + [0.8, 0.9]
     assert shown['passages'][0]['token_probs'] == [0.6667] * 3
-    assert shown['candidates'] == [['北京', 3.333e-05, None, True]]
+    numbers = {'score': 3.333e-05, 'log_score': None}
+    assert shown['candidates'] == [{'text': '北京', **numbers, 'finished': True}]
 
 
 HOSTILE = '</script><!--<script>alert(1)</script>&lt;{{data}}{{policy}}"\'\u2028\u202e\x00\ud842'

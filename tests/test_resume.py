@@ -1,4 +1,4 @@
-"""support/resume.py: a training ends as if nothing had interrupted it, whatever does."""
+"""support/resume.py: a training ends as if nothing had interrupted it; the log."""
 
 import contextlib
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runs
-from conftest import record, refusal, write_json
-from runs import RESULTS, Killed, Process, backup, options, results
+from conftest import record, refusal, small_files, write_json
+from runs import ALWAYS, RESULTS, Killed, Process, backup, options, results
 
-from support import bert
+from evaluate_sogou import UserError
+from support import bert, resume
 from support.files import lock
 from support.keras2 import tf
-from support.resume import Backups, State, Stop
-from support.training import Log
+from support.resume import Run, State, restore, write_backup
 
 pytestmark = pytest.mark.usefixtures('built_once')
 BEST = RESULTS[0]
@@ -32,7 +32,7 @@ def assert_undisturbed(output, last_line, undisturbed):
     assert results(output, last_line) == undisturbed.results
     assert set(os.listdir(output)) == set(os.listdir(undisturbed.output))
     shown, whole = runs.curves(output), runs.curves(undisturbed.output)
-    assert shown.pop('train/batch_loss').items() <= whole.pop('train/batch_loss').items()
+    assert shown.pop('batch_loss').items() <= whole.pop('batch_loss').items()
     assert shown == whole
 
 
@@ -43,7 +43,7 @@ def files_in(folder):
 
 # in the order of a training; a backup is made after every update until the third
 MOMENTS = f"""before random_order.json, before {backup(1, 0)}, after {backup(8, 0)}, after {BEST},
-after log.csv, after TensorBoard, after {backup(8, 1)},
+after log.csv, before {backup(8, 1)}, after {backup(8, 1)},
 after {backup(24, 3)}, before predictions.tsv, after predictions.tsv"""
 
 
@@ -56,20 +56,15 @@ def killed(moment, output, image):
             shutil.copytree(output, image)
             raise Killed
 
-    replace, on_epoch_end = os.replace, Log.on_epoch_end
+    replace = os.replace
 
     def appear(source, target):
         pass_by(f'before {os.path.basename(target)}')
         replace(source, target)
         pass_by(f'after {os.path.basename(target)}')
 
-    def log(*arguments):
-        on_epoch_end(*arguments)
-        pass_by('after TensorBoard')
-
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(os, 'replace', appear)
-        patch.setattr(Log, 'on_epoch_end', log)
         yield
 
 
@@ -79,7 +74,7 @@ def test_training_cut_off_after_a_step_ends_as_if_it_had_not_been(train, undistu
     output = tmp_path / '0'
     for number, moment in enumerate(re.split(r',\s', MOMENTS), 1):
         with killed(moment, output, tmp_path / f'{number}'):
-            train(output, backup_minutes=runs.ALWAYS if number < 3 else 10)
+            train(output, backup_minutes=ALWAYS if number < 3 else 10)
         output = tmp_path / f'{number}'
     status, last_line, err = train(output)
     assert status == 0 and 'continuing after update 24 of 24' in err
@@ -89,7 +84,7 @@ def test_training_cut_off_after_a_step_ends_as_if_it_had_not_been(train, undistu
 def test_training_that_was_killed_ends_as_if_it_had_not_been(study, train, undisturbed, tmp_path):
     """A real kill, in the middle of the second epoch, of a process; another one goes on."""
     output = tmp_path / 'output'
-    arguments = options(study, output, backup_minutes=runs.ALWAYS)
+    arguments = options(study, output, backup_minutes=ALWAYS)
     process = Process(tmp_path, 'train', *arguments, changes=['slow_updates()'])
     process.wait_until((output / backup(10, 1)).exists)
     assert process.kill() == -signal.SIGKILL and not (output / backup(16, 1)).exists()
@@ -129,16 +124,16 @@ def stopped_after(said):
 
 def test_signal_backs_up_and_says_how_to_continue(train, undisturbed, tmp_path):
     """Nothing but the signal asks for a backup here; the update it interrupts is finished."""
-    output, on_train_batch_end = tmp_path / 'output', Stop.on_train_batch_end
+    output, after_update = tmp_path / 'output', Run.after_update
     for number, step, backed_up in (signal.SIGINT, 10, (10, 1)), (signal.SIGTERM, 20, (20, 2)):
 
-        def signalled(stop, *arguments, number=number, step=step):
-            if stop.backups.state.step == step:
+        def signalled(run, batch, logs, number=number, step=step):
+            if run.state.step == step - 1:
                 os.kill(os.getpid(), number)
-            on_train_batch_end(stop, *arguments)
+            after_update(run, batch, logs)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Stop, 'on_train_batch_end', signalled)
+            patch.setattr(Run, 'after_update', signalled)
             status, last_line, err = train(output)
         assert (status, last_line, stopped_after(err)) == (130, [], step)
         assert (output / backup(*backed_up)).exists()
@@ -167,7 +162,7 @@ def test_signal_while_an_epoch_is_scored_is_heard(script, train, undisturbed, tm
 
     interrupted_after(script.Tally, 'add')
     assert set(os.listdir(output)) == before
-    assert runs.curves(output)['validation/epoch_Final'].keys() == {0, 1}
+    assert runs.curves(output)['epoch_val_Final'].keys() == {0, 1}
     interrupted_after(script.Evaluator, 'on_epoch_end')
     assert (output / backup(24, 3)).exists() and not (output / 'predictions.tsv').exists()
     status, last_line, _ = train(output)
@@ -175,15 +170,16 @@ def test_signal_while_an_epoch_is_scored_is_heard(script, train, undisturbed, tm
     assert_undisturbed(output, last_line, undisturbed)
 
 
-def test_second_signal_ends_at_once(capsys):
+def test_second_signal_ends_at_once(begin, capsys):
     """Who asks twice does not want to wait for the end of an update."""
-    stop = Stop(types.SimpleNamespace(state=State(step=3)), workers=1)
+    run = begin()
+    run.state.step = 3
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with stop.listening():
+    with run.listening():
         os.kill(os.getpid(), signal.SIGTERM)
         assert 'stopping after this update; once more to stop at once' in capsys.readouterr().err
         with pytest.raises(KeyboardInterrupt, match='stopped after update 3'):
-            stop.if_asked()
+            run.stop_if_asked()
         with pytest.raises(KeyboardInterrupt, match=r'^$'):
             os.kill(os.getpid(), signal.SIGINT)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
@@ -203,17 +199,16 @@ def test_more_epochs_continue_as_if_there_had_been_as_many_from_the_start(
     assert results(output, last_line) == undisturbed.results
 
 
-LAST, AS_WRITTEN = backup(16, 2), 'damaged (it is not as it was written); start afresh with another'
-STATE, WEIGHTS = f'{LAST}/state.json', f'{LAST}/weights.index'
-OTHER = Path('../other', backup(24, 3))
-REFUSED = [  # constants; a file, and what it holds then, a function of its bytes; what is said
+LAST, OTHER = backup(16, 2), Path('../other', backup(24, 3))
+INDEX, DATA = 'checkpoint.index', 'checkpoint.data-00000-of-00001'
+REFUSED = [  # constants; a file of the backup, and what it holds then, None: it is not there; said
     ({'learning_rate': 0.002}, None, 'learning_rate = 0.003, now 0.002; change that back, or star'),
     ({'data_dir': '../data'}, None, 'made with the data = '),
     ({'checkpoint_path': '../other'}, None, 'made with the first weights = '),
-    ({}, (STATE, lambda sound: sound.replace(b'"step": 16', b'"step": 15')), AS_WRITTEN),
-    ({}, (WEIGHTS, lambda sound: (OTHER / 'weights.index').read_bytes()), AS_WRITTEN),
-    ({}, (WEIGHTS, None), 'damaged ('),
-    ({}, (BEST, None), f'{BEST} has gone; put it back, or start afresh'),
+    ({}, (INDEX, lambda: (OTHER / INDEX).read_bytes()), 'damaged ('),
+    ({}, (DATA, lambda: (OTHER / DATA).read_bytes()), 'damaged ('),
+    ({}, (INDEX, None), 'damaged ('),
+    ({}, (DATA, None), 'damaged ('),
 ]
 
 
@@ -228,8 +223,8 @@ def test_what_cannot_be_continued_is_refused_and_left_as_it_is(
     write_json(tmp_path / 'data' / 'WebQA.json', [record(f'W{i}') for i in range(3)])
     monkeypatch.chdir(output)
     if change:
-        path, changed = output / change[0], change[1]
-        path.write_bytes(changed(path.read_bytes())) if changed else path.unlink()
+        path, content = output / LAST / change[0], change[1]
+        path.write_bytes(content()) if content else path.unlink()
     before = files_in(output)
     status, last_line, err = train(output, **constants)
     line = err.splitlines()[-1]
@@ -238,26 +233,47 @@ def test_what_cannot_be_continued_is_refused_and_left_as_it_is(
     assert files_in(output) == before
 
 
-def test_newest_backup_is_taken_and_older_ones_are_removed(tmp_path):
-    """By numbers, not by letters; with what a killed run left half-written, but nothing else.
+def checkpoint_at(step):
+    """What is backed up of a training of one variable."""
+    state, weight = State(step, fixed={'seed': 1}), tf.Variable([float(step)] * 50)
+    return tf.train.Checkpoint(state=state, weight=weight)
 
-    Of a link to somebody's own the link alone.
-    """
-    state, checkpoint = State(), tf.train.Checkpoint(bert=tf.Variable(0))
-    backups = Backups(str(tmp_path), checkpoint, state, {}, lambda: None, is_chief=True)
-    (tmp_path / 'mine' / 'sub').mkdir(parents=True)
-    for state.step in 9, 10:
-        backups.write()
-        shutil.copytree(tmp_path / backup(state.step, 0), tmp_path / f'kept {state.step}')
+
+def test_newest_backup_is_taken_and_older_ones_are_removed(tmp_path):
+    """By numbers, not by letters; with what a killed run left half-written, but nothing else."""
+    for step in 9, 10:
+        write_backup(str(tmp_path), checkpoint_at(step))
+        shutil.copytree(tmp_path / backup(step, 0), tmp_path / f'kept {step}')
     for name in backup(9, 0), runs.half_written(backup(11, 0)), f'{backup(12, 0)}.zip':
         shutil.copytree(tmp_path / 'kept 9', tmp_path / name)
-    (tmp_path / backup(1, 0)).symlink_to(tmp_path / 'mine')
-    state.step = 0
-    assert backups.restore() == str(tmp_path / backup(10, 0)) and state.step == 10
-    state.step = 11
-    backups.write()
-    left = {backup(11, 0), f'{backup(12, 0)}.zip', 'kept 9', 'kept 10', 'mine'}
-    assert {*os.listdir(tmp_path)} == left and os.listdir(tmp_path / 'mine') == ['sub']
+    checkpoint = checkpoint_at(0)
+    assert restore(str(tmp_path), checkpoint) == str(tmp_path / backup(10, 0))
+    assert checkpoint.state.step == checkpoint.weight[0] == 10
+    checkpoint.state.step = 11
+    write_backup(str(tmp_path), checkpoint)
+    assert {*os.listdir(tmp_path)} == {backup(11, 0), f'{backup(12, 0)}.zip', 'kept 9', 'kept 10'}
+
+
+@pytest.mark.parametrize('name', [INDEX, DATA])
+def test_backup_of_which_a_bit_is_flipped_is_refused_or_read_right(tmp_path, name):
+    """By TensorFlow's checksums; a few bits of the index mean nothing."""
+    write_backup(str(tmp_path), checkpoint_at(8))
+    path, rng, refused = tmp_path / backup(8, 0) / name, np.random.default_rng(0), 0
+    sound = path.read_bytes()
+    for bit in rng.choice(8 * len(sound), 120, replace=False):
+        damaged = bytearray(sound)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        checkpoint = checkpoint_at(0)
+        try:
+            restore(str(tmp_path), checkpoint)
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith(f'{path.parent}: damaged (') and '\n' not in str(error)
+        else:
+            state, weight = checkpoint.state, checkpoint.weight
+            assert (state.step, state.log) == (8, []) and set(weight.numpy()) == {8.0}
+    assert refused > 80
 
 
 def test_weights_for_which_there_is_no_room_leave_those_of_before(small_bert, little_room):
@@ -270,6 +286,87 @@ def test_weights_for_which_there_is_no_room_leave_those_of_before(small_bert, li
         assert 'No space left' in refusal(bert.save_best, folder, model, 'some BERT')
         (little_room / 'ballast').unlink()
         assert os.listdir(little_room) == [BEST] and path.read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------------ the log
+
+
+@pytest.fixture
+def begin(script, small_bert, study, tmp_path):
+    """A function that begins a run in `tmp_path`; it may be given other data."""
+    constants, files = script.Constants(output_dir=str(tmp_path)), small_files(script, study)
+    trainer = script.build_trainer(small_bert[0], constants)
+
+    def run(data=()):
+        strategy = tf.distribute.get_strategy()
+        return Run(trainer, None, [*data], [], strategy, files, constants)
+
+    return run
+
+
+def test_log_of_a_continued_run_is_that_of_one_never_interrupted(begin, tmp_path):
+    """Written anew from what the backup keeps, to the last bit of each number; the loss is the mean
+    of all updates of an epoch, those before an interruption too."""
+    text = 'epoch,loss,val_Final\n1,2.5,0.3333333333333333\n2,1e-17,0.6666666666666666\n'
+    for epoch, losses in enumerate([[4.0, 1.0], [2e-17, 0.0]]):
+        for loss in losses:
+            run = begin()  # after an interruption
+            run.batches.steps = 2
+            run.after_update(0, {'loss': loss, 'outside': 0.0})
+            run.back_up()
+        evaluator = types.SimpleNamespace(
+            on_epoch_end=lambda epoch, logs: logs.update(val_Final=(epoch + 1) / 3)
+        )
+        run.end_epoch(evaluator, epoch, {'loss': losses[-1], 'outside': 0.0})
+        log = (tmp_path / 'log.csv').read_bytes().decode()
+        assert log == ''.join(text.splitlines(keepends=True)[: epoch + 2])
+        assert runs.curves(tmp_path)['epoch_val_Final'].keys() == {*range(epoch + 1)}
+        (tmp_path / 'log.csv').unlink()
+    assert (run.state.step, run.state.losses) == (4, 0.0)
+
+
+def test_tensorboard_shows_updates_and_epochs(undisturbed):
+    """The mean of the losses of an epoch's 8 updates is that of the epoch."""
+    shown = runs.curves(undisturbed.output)
+    validation = {f'epoch_val_{name}' for name in ('Accuracy', 'F1', 'Final')}
+    assert {*shown} == {'batch_loss', 'epoch_loss', *validation}
+    assert [*shown['batch_loss']] == [*range(1, 25)]
+    losses = np.reshape([*shown['batch_loss'].values()], [3, 8])
+    for epoch, mean in enumerate(losses.mean(1)):
+        assert shown['epoch_loss'][epoch] == pytest.approx(mean, rel=1e-5)
+    assert all(shown[name].keys() == {0, 1, 2} for name in validation)
+
+
+def test_curves_that_cannot_be_written_are_named(begin, tmp_path):
+    """Like any other file, not as something that TensorFlow broke off at."""
+    (tmp_path / 'tensorboard').write_text('mine', encoding='utf-8')
+    line = refusal(begin().after_update, 0, {'loss': 1.0, 'outside': 0.0})
+    assert line.startswith(f'{tmp_path / "tensorboard"}: cannot be written (')
+    assert line.endswith('); make room or choose another')
+    assert (tmp_path / 'tensorboard').read_text(encoding='utf-8') == 'mine'
+
+
+# ---------------------------------------------------------------------------------- several workers
+
+
+@pytest.mark.parametrize('other', [None, {'step': 8}, {'data': ['a record']}])
+def test_begin_of_several_workers_is_compared(begin, tmp_path, monkeypatch, other):
+    """One that does not share the output folder would go on from the start."""
+    seen = []
+
+    def mean(_, mine):  # of both workers
+        seen.append(mine)
+        return (seen[0] + seen[-1]) / 2
+
+    monkeypatch.setattr(Run, 'mean_of_workers', mean)
+    begin()
+    if not other:
+        begin()
+        return
+    step = other.pop('step', 0)
+    monkeypatch.setattr(resume, 'State', lambda **fixed: State(step, **fixed))
+    what = 'the workers begin with different backups, data or constants; share it among them'
+    assert refusal(lambda: begin(**other)) == f'{tmp_path}: {what}'
 
 
 @pytest.mark.parametrize(

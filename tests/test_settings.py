@@ -1,8 +1,11 @@
 """support/settings.py: constants by their types, and the command line over them."""
 
+import dataclasses
 import math
+import pathlib
 from typing import Literal
 
+import numpy as np
 import pytest
 from conftest import refusal, write_json
 
@@ -23,7 +26,7 @@ class Sample:
     number: float = 0.1
     text: str = ''
     flag: bool = False
-    path: str = ''  # as what stands on the command line without a name is called
+    path: str = ''  # as the questions of `predict` are called
 
 
 @pytest.mark.parametrize(
@@ -49,12 +52,51 @@ def test_type_says_what_is_allowed(name, allowed, refused, expected):
         assert line == f'{name} = {value!r}: expected {expected}'
 
 
+@pytest.mark.parametrize(
+    ('given', 'meant'),
+    [
+        ({'whole': np.int64(2), 'level': np.int32(1), 'integer': np.uint8(7)}, [2, 1, 7]),
+        ({'number': np.float32(0.5), 'positive': np.float64(3)}, [0.5, 3.0]),
+        ({'flag': np.True_}, [True]),
+        ({'number': np.int64(3), 'whole': np.array(4)}, [3, 4]),
+        ({'choice': np.str_('two'), 'text': np.str_('~')}, ['two', '~']),
+        ({'folder': pathlib.Path('a', 'b')}, ['a/b']),
+        ({'folder': pathlib.Path('~', 'a')}, ['HOME/a']), ({'folder': '~'}, ['HOME']),
+        ({'folder': '~/a,b,~/c', 'text': '~/a'}, ['HOME/a,b,HOME/c', '~/a']),
+        ({'folder': 'a/~'}, ['a/~']),
+    ],
+)  # fmt: skip
+def test_value_of_numpy_or_pathlib_is_taken_as_pythons_own(monkeypatch, given, meant):
+    """JSON can hold it then; ~ is a home in paths alone."""
+    monkeypatch.setenv('HOME', 'HOME')
+    found = settings.plain(Sample(**given))
+    settings.check(found)
+    values = [getattr(found, name) for name in given]
+    assert values == meant and [*map(type, values)] == [*map(type, meant)]
+    for wrong in {'whole': np.float64(2)}, {'whole': np.True_}, {'flag': np.int64(1)}:
+        assert 'expected' in refusal(settings.check, settings.plain(Sample(**wrong)))
+
+
+def test_home_is_meant_wherever_a_path_is_given(script, monkeypatch):
+    """On the command line, from Python, or edited into the script."""
+    monkeypatch.setenv('HOME', '/HOME')
+    paths = [parse(*given.split())[1] for given in ('predict ~/a', 'export ~/b', 'predict -')]
+    assert paths == ['/HOME/a', '/HOME/b', '-']
+    edited = dataclasses.make_dataclass(
+        'Edited', [('data_dir', Path, '~/b')], bases=(script.Constants,), frozen=True
+    )
+    constants, files, notes = configure(edited, {'output_dir': pathlib.Path('~/c')})
+    assert (files.webqa, constants.output_dir) == ('/HOME/b/WebQA.json', '/HOME/c')
+    assert notes == ["output_dir = '/HOME/c' instead of 'output'"]
+
+
 # -------------------------------------------------------------------------------- the command line
 
 
 def parse(*arguments):
     """Return (command, path, question, passages, overrides) of a command line."""
-    return settings.parse(Sample, 'What it is for.', arguments)
+    line = settings.parse(Sample, 'What it is for.', arguments)
+    return line.command, line.path, line.question, line.passages, line.overrides
 
 
 @pytest.mark.parametrize(
@@ -81,7 +123,8 @@ def test_value_is_read_by_its_type(arguments, expected):
     assert [*map(type, found[-1].values())] == [*map(type, expected[-1].values())]
 
 
-PREDICT = 'predict takes FILE, - or --question= with one --passage= or more'
+BOTH = 'predict: give both --question= and --passage=, or a FILE; see --help'
+ONE = 'one of the arguments FILE --question is required'
 
 
 @pytest.mark.parametrize(
@@ -91,13 +134,15 @@ PREDICT = 'predict takes FILE, - or --question= with one --passage= or more'
         ('train --flag=maybe', "'maybe'"),
         ('train --flag', '--flag: expected one argument'),
         # an abbreviation is no name: a constant that is added may make it another's
-        ('train --fla=true', '--fla=true: unknown; the nearest constant is --flag='),
-        ('train -x', '-x: unknown; the nearest constant is --'),
-        ('learn', "invalid choice: 'learn'"), ('', 'required: command'), ('predict', PREDICT),
-        ('predict a b', f'b: {PREDICT}'), ('predict a --question=b --passage=c', f'a: {PREDICT}'),
-        ('predict --question=b', PREDICT), ('predict --passage=c', PREDICT),
-        ('export', 'export takes FOLDER'), ('export a b', 'b: export takes FOLDER'),
-        ('eval --passage=c', 'eval takes nothing more'),
+        ('train --fla=true', '--fla=true: unknown to train; the nearest constant is --flag='),
+        ('train -x', '-x: unknown to train; the nearest constant is --'),
+        ('train folders', 'folders: unknown to train; the nearest constant is --folder='),
+        ('learn', "invalid choice: 'learn'"), ('', 'required: command'),
+        ('predict', ONE), ('predict --passage=c', ONE), ('predict --question=b', BOTH),
+        ('predict --question= --passage=c', BOTH), ('predict a --passage=c', BOTH),
+        ('predict a --question=b --passage=c', '--question: not allowed with argument FILE'),
+        ('predict a b', 'b: unknown to predict; '), ('export', 'required: FOLDER'),
+        ('export a b', 'b: unknown to export; '), ('eval --passage=c', '--passage=c: unknown to '),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_line(arguments, named):

@@ -2,15 +2,16 @@
 
 import dataclasses
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 import safetensors
-from conftest import VOCABULARY, refusal, small_files
-from runs import RESULTS
+from conftest import VOCABULARY, record, refusal, small_files, write_json
+from runs import RESULTS, call
 
 from support import bert, trained
-from support.files import digest_of
 from support.settings import configure
 
 MAY_DIFFER = {
@@ -83,4 +84,42 @@ def test_trained_reader_is_a_bert_to_train_from(script, reader):
         given = {name: str(path) for name, path in given.items()}
         used, found, _ = configure(script.Constants, {'data_dir': constants.data_dir, **given})
         again, _ = script.build_model(found, found.checkpoint, used)
-        assert digest_of(again) == digest_of(model)
+        assert all(map(np.array_equal, again.get_weights(), model.get_weights()))
+
+
+def test_reader_where_nothing_can_be_written_is_read_there(script, reader, monkeypatch):
+    """Its order of validation too: by another, questions would be scored that it was trained on.
+    What is written goes to `output_dir`; where that holds a reader, it is the one that is meant."""
+    folder, _, constants, _ = reader
+    other, questions = folder.parent / 'other', folder.parent / 'q.json'
+    other.mkdir()
+    for path, order in (folder, [3, 4, 5, 0, 1, 2]), (other, [0, 1, 2, 3, 4, 5]):
+        write_json(path / 'random_order.json', order)
+    write_json(folder / 'reader.json', {'constants': {'max_q_len': 9}})
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    write_json(questions, [record('a')])
+    given = [f'--data_dir={constants.data_dir}', '--report=0', '--max_a_len=4']
+    given += [f'--checkpoint_path={folder}', f'--output_dir={other}']
+    read = f'the trained reader is read from {folder}, where nothing is written'
+    for command in ['eval'], ['predict', questions], ['export', folder.parent / 'new']:
+        status, _, err = call(script, *command, *given)
+        assert (status, err.count(f'{read}\n')) == (0, 1), err
+    lines = (other / 'predictions.tsv').read_text(encoding='utf-8').splitlines()
+    assert [line.split('\t')[0] for line in lines] == ['S3', 'S0']  # each third by that order
+    assert (other / 'answers_to_q.tsv').exists() and (folder.parent / 'new').exists()
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}
+    # by the weights, and from inside the folder; the other way round once both hold one
+    monkeypatch.chdir(folder)
+    for path, output in (
+        (str(folder / RESULTS[0]), other),
+        (RESULTS[0], other),
+        (str(other), folder),
+    ):
+        given = {'checkpoint_path': path, 'output_dir': str(output)}
+        if output == folder:
+            shutil.copytree(folder, other, dirs_exist_ok=True)
+        used, found, notes = configure(script.Constants, given, 'predict')
+        assert used.max_q_len == 9
+        assert os.path.realpath(found.checkpoint) == str(folder / RESULTS[0])
+        assert os.path.realpath(found.vocabulary) == str(folder / 'vocab.txt')
+        assert any('where nothing is written' in note for note in notes) == (output == other)

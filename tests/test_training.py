@@ -1,20 +1,115 @@
-"""support/training.py: the exact step, whatever shares it, what cannot go on, and the log."""
+"""support/training.py: what is drawn for an update, its exact step, what shares it, what fails."""
 
 import csv
-import json
+import itertools
 import os
 import shutil
 import types
 
 import numpy as np
 import pytest
-from conftest import draw, refusal, small_files
-from runs import ALWAYS, RESULTS, Process, curves, distance, position, two_workers
+from conftest import draw
+from runs import ALWAYS, RESULTS, Process, distance, two_workers
 
 from support import training
-from support.batches import pad
 from support.keras2 import tf
-from support.resume import State
+from support.resume import Run
+from support.training import Batches, pad
+
+# ------------------------------------------------------------------------------------------ batches
+
+
+def encode(record, rng):
+    """Make (token_ids, segment_ids) of a whole number: 3 to 12 tokens, the first one tells it."""
+    source, target = rng.integers(1, 10), rng.integers(1, 3)
+    drawn = rng.integers(1, 10**6, source + target).tolist()
+    return [1 + record, *drawn], [0] * (1 + source) + [1] * target
+
+
+def build(records=25, window=3, encode=encode, **constants):
+    """Batches of the numbers below `records`; without more 3 epochs of 7, the last of one row."""
+    constants = types.SimpleNamespace(**{'batch_size': 4, 'epochs': 3, 'seed': 42, **constants})
+    batches = Batches(range(records), encode, constants)
+    batches.window = window
+    return batches
+
+
+def read(batches):
+    """The rows of each batch: [token_ids, segment_ids] without padding."""
+    found = []
+    for token_ids, segment_ids in batches:
+        assert {(str(ids.dtype), ids.ndim) for ids in (token_ids, segment_ids)} == {('int32', 2)}
+        lengths = np.count_nonzero(token_ids, 1)
+        assert token_ids.shape[1] == max([1, *lengths])
+        assert not segment_ids[token_ids == 0].any()
+        rows = zip(token_ids.tolist(), segment_ids.tolist(), lengths, strict=True)
+        found.append([[tokens[:length], segments[:length]] for tokens, segments, length in rows])
+    return found
+
+
+def test_every_epoch_has_each_question_once():
+    """Drawn otherwise than before, in another order and other company."""
+    batches, seen = build(), []
+    for epoch in range(3):
+        windows = [batches.draw_window(epoch, number) for number in range(3)]
+        assert [[*map(len, window)] for window in windows[:2]] == [[4] * 3] * 2
+        assert [*map(len, windows[2])] == [1] and batches.steps == 7
+        pairs = [pair for window in windows for batch in window for pair in batch]
+        order = [token_ids[0] - 1 for token_ids, _ in pairs]
+        assert sorted(order) == [*range(25)]
+        drawn = {token_ids[1] for token_ids, _ in pairs}  # no window draws as another does
+        together = frozenset(token_ids[0] for batch in windows[0] for token_ids, _ in batch)
+        seen.append((str(order), together, *drawn))
+        assert len(drawn) > 20
+    assert len({order for order, *_ in seen}) == len({together for _, together, *_ in seen}) == 3
+    assert len({token for _, _, *drawn in seen for token in drawn}) > 70
+
+
+def test_batches_are_of_like_length_within_a_window_and_in_a_random_order():
+    """Each window is sorted by itself, so an epoch does not begin with all its short pairs."""
+
+    def encode(record, rng):
+        return [1] * (1 + record % 6), [0] * (1 + record % 6)
+
+    batches, shuffled = build(60, window=5, encode=encode), 0
+    for number in range(3):
+        window = batches.draw_window(0, number)
+        lengths = [[len(token_ids) for token_ids, _ in batch] for batch in window]
+        assert [*map(len, lengths)] == [4] * 5
+        ranges = sorted((min(batch), max(batch)) for batch in lengths)
+        assert all(short[1] <= long[0] for short, long in itertools.pairwise(ranges))
+        assert ranges[-1][1] - ranges[0][0] >= 4
+        shuffled += lengths != sorted(lengths)
+    assert shuffled
+
+
+def test_batches_depend_on_the_seed_and_their_number_alone():
+    """Not on what was drawn before, or a training that was interrupted would go on otherwise."""
+    batches = build()
+    windows = [batches.draw_window(epoch, k) for epoch in (2, 1, 0) for k in (2, 1, 0)]
+    every = [*itertools.chain(*windows[::-1])]
+    assert len(every) == 21 and build(seed=43).draw_window(0, 0) != every[:3]
+    every = [[[*ids] for ids in batch] for batch in every]
+    for step in range(22):  # within a window, at the end of an epoch, after everything
+        assert read(batches.from_step(step)) == every[step:]
+    for step in 0, 8, 21:
+        assert read(build().dataset(step).as_numpy_iterator()) == every[step:]
+
+
+@pytest.mark.parametrize(('workers', 'replicas'), [(1, 2), (3, 3), (2, 4)])
+def test_every_replica_is_given_the_whole_batch(workers, replicas):
+    """Of which it takes its own rows, so that all are of the same shape."""
+    batches, here = build(), replicas // workers
+    whole = [batch for batch in read(batches.from_step(0)) for _ in range(here)]
+    for worker in range(workers):
+        context = tf.distribute.InputContext(workers, worker, replicas)
+        assert read(batches.dataset(context=context).as_numpy_iterator()) == whole
+
+
+def test_end_of_training_waits_for_no_tuning():
+    """TensorFlow's thread that tunes may sleep for a minute and not notice the end."""
+    assert build().dataset().options().autotune.enabled is False
+
 
 # --------------------------------------------------------------------------------------- one update
 
@@ -31,7 +126,7 @@ def test_dropout_is_drawn_by_seed_and_update_alone(script, model, monkeypatch):
 
     Each update and each part of a batch drops something else: the two parts here are alike.
     """
-    twice, part_loss = pad([(0, [*range(4, 20)], [0] * 12 + [1] * 4)] * 2), []
+    twice, part_loss = pad([([*range(4, 20)], [0] * 12 + [1] * 4)] * 2), []
     compute = training.Trainer.part_loss
 
     def kept(*arguments):
@@ -80,25 +175,23 @@ def test_learning_rate_rises_and_falls(script, model, warmup_steps, decay_steps,
 # -------------------------------------------------------------------------------- what cannot go on
 
 
-def test_loss_that_is_not_finite_names_update_and_records(train, undisturbed, tmp_path):
+def test_loss_that_is_not_finite_ends_it_at_once(train, undisturbed, tmp_path):
     """The best weights and the last backup are those from before."""
     output = shutil.copytree(undisturbed.stages / 'backup-8-1', tmp_path / 'output')
     kept = {name: (output / name).read_bytes() for name in RESULTS[:2]}
-    drawn, fit = [], training.Run.fit
+    fit = Run.fit
 
     def fit_with_nan(run, evaluator):
         weight = run.model.weights[0]
         weight.assign(weight * np.nan)
-        drawn.extend(run.batches.records[i]['id'] for i, *_ in next(run.batches.from_step(8)))
         fit(run, evaluator)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Run, 'fit', fit_with_nan)
+        patch.setattr(Run, 'fit', fit_with_nan)
         status, last_line, err = train(output)
     assert (status, last_line) == (2, []) and 'Traceback' not in err
-    named = f'the loss of update 9 is nan; records {", ".join(drawn)}'
     cure = 'lower learning_rate and choose another output_dir'
-    assert err.splitlines()[-1] == f'{named}; {cure}' and len(drawn) in (1, 4)
+    assert err.splitlines()[-1] == f'after update 9 loss or weights are not finite; {cure}'
     assert kept == {name: (output / name).read_bytes() for name in RESULTS[:2]}
     assert [path.name for path in output.glob('*backup*')] == ['backup-8-1']
     status, _, err = train(output)
@@ -118,7 +211,7 @@ def test_weights_that_are_not_finite_are_not_backed_up(train, tmp_path, monkeypa
     monkeypatch.setattr(training.Trainer, 'train_step', poisoned)
     status, _, err = train(tmp_path / 'output', backup_minutes=ALWAYS)
     assert status == 2
-    assert 'after update 1 some weights are not finite; records' in err.splitlines()[-1]
+    assert 'after update 1 loss or weights are not finite; lower' in err.splitlines()[-1]
     assert not [*(tmp_path / 'output').glob('*backup*'), *(tmp_path / 'output').glob(RESULTS[0])]
 
 
@@ -140,50 +233,6 @@ def test_weight_outside_the_answer_is_refused(script, train, tmp_path, monkeypat
     )
     [backup] = (tmp_path / 'output').glob('backup-*-0')  # of the update before
     assert 0 < int(backup.name.split('-')[1]) < 8
-
-
-# ------------------------------------------------------------------------------------------ the log
-
-
-def test_log_of_a_continued_run_is_that_of_one_never_interrupted(tmp_path):
-    """Written anew from what the backup keeps, to the last bit of each number; the loss is the mean
-    of all updates of an epoch, those before an interruption too."""
-    text = 'epoch,loss,val_Final\n1,2.5,0.3333333333333333\n2,1e-17,0.6666666666666666\n'
-    state = State()
-    for epoch, losses in enumerate([[4.0, 1.0], [2e-17, 0.0]]):
-        for loss in losses:
-            training.Position(state, 2).on_train_batch_end(0, {'loss': loss})
-            state = State(**json.loads(json.dumps(vars(state))))  # interrupted
-        logs = {'loss': losses[-1], 'val_Final': (epoch + 1) / 3}
-        training.Position(state, 2).on_epoch_end(epoch, logs)
-        training.Log(state, str(tmp_path)).on_epoch_end(epoch, logs)
-        log = (tmp_path / 'log.csv').read_bytes().decode()
-        assert log == ''.join(text.splitlines(keepends=True)[: epoch + 2])
-        assert curves(tmp_path)['validation/epoch_Final'].keys() == {*range(epoch + 1)}
-        (tmp_path / 'log.csv').unlink()
-    assert (state.step, state.losses) == (4, 0.0)
-
-
-def test_tensorboard_shows_updates_and_epochs_under_the_names_of_keras(undisturbed):
-    """The mean of the losses of an epoch's 8 updates is that of the epoch."""
-    shown = curves(undisturbed.output)
-    validation = {f'validation/epoch_{name}' for name in ('Accuracy', 'F1', 'Final')}
-    assert {*shown} == {'train/batch_loss', 'train/epoch_loss', *validation}
-    assert [*shown['train/batch_loss']] == [*range(1, 25)]
-    losses = np.reshape([*shown['train/batch_loss'].values()], [3, 8])
-    for epoch, mean in enumerate(losses.mean(1)):
-        assert shown['train/epoch_loss'][epoch] == pytest.approx(mean, rel=1e-5)
-    assert all(shown[name].keys() == {0, 1, 2} for name in validation)
-
-
-def test_curves_that_cannot_be_written_are_named(tmp_path):
-    """Like any other file, not as something that TensorFlow broke off at."""
-    (tmp_path / 'tensorboard').write_text('mine', encoding='utf-8')
-    log = training.Log(State(), str(tmp_path))
-    line = refusal(log.on_train_batch_end, 0, {'loss': 1.0})
-    assert line.startswith(f'{tmp_path / "tensorboard"}: cannot be written (')
-    assert line.endswith('); make room or choose another')
-    assert (tmp_path / 'tensorboard').read_text(encoding='utf-8') == 'mine'
 
 
 # ---------------------------------------------------------------------- several devices and workers
@@ -214,33 +263,9 @@ def test_two_workers_learn_what_one_does_and_only_the_first_writes(without_dropo
     workers = two_workers(tmp_path, arguments, changes, outputs)
     last_lines = [worker.end() for worker in workers]
     assert distance(weights, kept[0]) <= 1e-5 and distance(*kept) == 0
-    assert {*os.listdir(outputs[0])} == {*os.listdir(output)} and os.listdir(outputs[1]) == []
+    assert {*os.listdir(outputs[0])} == {*os.listdir(output)} and not outputs[1].exists()
     assert last_lines[0] and not last_lines[1]
     np.testing.assert_allclose(losses(outputs[0]), losses(output), rtol=1e-4)
-
-
-@pytest.mark.parametrize('other', [None, {'step': 8}, {'data': ['a record']}])
-def test_begin_of_several_workers_is_compared(script, model, study, tmp_path, monkeypatch, other):
-    """One that does not share the output folder would go on from the start."""
-    monkeypatch.setenv('TF_CONFIG', position(1))
-    constants, seen = script.Constants(output_dir=str(tmp_path)), []
-    trainer, files = script.build_trainer(model, constants), small_files(script, study)
-
-    def gather(mine, axis):  # of both workers
-        seen.append(tf.get_static_value(mine).tolist())
-        return tf.constant([*seen[0], *seen[-1]])
-
-    def begin(step=0, data=()):
-        monkeypatch.setattr(training, 'State', lambda: State(step))
-        training.Run(trainer, None, [*data], [], strategy, files, constants)
-
-    strategy = types.SimpleNamespace(run=lambda function: function(), gather=gather)
-    begin()
-    if other:
-        what = 'the workers begin with different backups, data or constants; share it among them'
-        assert refusal(lambda: begin(**other)) == f'{tmp_path}: {what}'
-    else:
-        begin()
 
 
 @pytest.mark.slow

@@ -1,10 +1,8 @@
-"""support/unilm.py: what is read once and packed predicts what bert4keras's full model predicts.
-
-Under other masks too; with it go support/packing.py and the layers of support/layers.py.
-"""
+"""support/unilm.py and reading.py: read once, packed, they predict what the full model does."""
 
 import itertools
 import json
+import types
 
 import numpy as np
 import pytest
@@ -13,8 +11,8 @@ from conftest import build_small_model, draw, forward_pass_of, refusal, write_js
 import support.unilm
 from support.answers import Hypothesis
 from support.keras2 import tf
-from support.packing import Padding
-from support.unilm import UniLM
+from support.reading import CachedUniLM, in_groups
+from support.unilm import Padding, UniLM, standardize, with_slope
 
 PAD, CLS, END = 0, 2, 3
 CLOSE = {'rtol': 1e-4, 'atol': 1e-6}
@@ -26,6 +24,14 @@ def everything(probas):
 
 def random_source(rng, length):
     return [CLS, *rng.integers(4, 31, length - 2).tolist(), END]
+
+
+def searching(sources, *plan):
+    """A search that asks what it was told to; returns all that it was sent."""
+    seen = [(yield sources)]
+    for hypotheses in plan:
+        seen.append((yield hypotheses))
+    return [probas.numpy() for probas in seen]
 
 
 def beams(*output_ids):
@@ -52,7 +58,7 @@ class Full:
 def traced(script, small_bert):
     """A model, its UniLM and its full forward pass, which are traced but once."""
     model, _ = small_bert
-    return model, UniLM(model, script.unilm_mask), Full(model)
+    return model, CachedUniLM(model, script.unilm_mask), Full(model)
 
 
 @pytest.fixture
@@ -73,52 +79,52 @@ def test_reading_and_writing_predict_what_the_full_forward_pass_does(
 ):
     """Several questions at once, of other widths, beams that fork and end; each stops when it will.
 
-    A block has 32 tokens; only what stays is cached, and what there is no room for is read again
-    for each token. A written [PAD] is what bert4keras masks: as a query or as a key or as both.
+    Some sources are given twice. Where there is no room for a question's sources, they are read
+    again for each token. Else a written [PAD] is what bert4keras masks: as a query, as a key, or
+    as both.
     """
     model, unilm, full = bert
-    monkeypatch.setattr(UniLM, 'tokens_cached', room)
-    monkeypatch.setattr(UniLM, 'tokens_at_once', at_once)
+    monkeypatch.setattr(CachedUniLM, 'tokens_cached', room)
+    monkeypatch.setattr(CachedUniLM, 'tokens_at_once', at_once)
     draw(model, seed)
-    rng, steps, sources = np.random.default_rng(seed), (1, 6, 1, 2, 1, 5, 1, 3), []
-    for _ in steps:
+    rng, steps, sources, plans = np.random.default_rng(seed), (1, 6, 1, 2, 1, 5, 1, 3), [], []
+    for count in steps:
         lengths = rng.choice([2, 31, 32, 33, 50, 64, 65, 100, 300], rng.integers(2, 6))
-        sources.append([random_source(rng, length) for length in lengths])
+        some = [random_source(rng, length) for length in lengths]
+        sources.append([*some, some[0]] if count == 2 else some)
+        hypotheses = [Hypothesis()]
+        pad = PAD if room else 1
+        plans.append([hypotheses := extend(hypotheses, rng, pad) for _ in range(count)])
     first = [full.predict(some)[:, 0, 5] for some in sources]
-    least, calls = np.median(np.concatenate(first)), []
+    ranked, calls = np.sort(np.concatenate(first)), []
+    least = ranked[len(ranked) // 2 :][:2].mean()  # between two, or rounding would decide
     leaving = sources[0][np.argmin(first[0])]  # of another question too, which has none that stays
 
     def has_answer(probas):
         calls.append(probas.shape)
         return probas[:, 5].numpy() >= least
 
-    probas, kept, cache = unilm.read([*sources, [], [leaving]], has_answer)
+    plans = [plan if max(stays) >= least else [] for plan, stays in zip(plans, first, strict=True)]
+    searches = [searching(some, *plan) for some, plan in zip(sources, plans, strict=True)]
+    searches += [searching([]), searching([leaving])]
+    found = unilm.search_together(searches, has_answer)
     assert (len(calls) > 3) == (at_once < 1536)
-    kept = [some.tolist() for some in kept]
-    assert kept == [*((some >= least).tolist() for some in first), [], [False]]
-    for predicted, some in zip(probas, sources, strict=False):
-        np.testing.assert_allclose(predicted, full.predict(some)[:, 0], **CLOSE)
-    sources = [[*itertools.compress(*pair)] for pair in zip(sources, kept, strict=False)]
-    rows, written = [len(cache.of_question)], 0
-    hypotheses = {i: [Hypothesis()] for i, some in enumerate(sources) if some}
-    assert (cache.cached < rows[0]) == (room < 1000)
-    for step in range(6):
-        before = {i: some for i, some in hypotheses.items() if steps[i] > step}
-        hypotheses = {i: extend(some, rng) for i, some in before.items()}
-        probas, cache = unilm.write(cache, hypotheses)
-        assert probas.keys() == hypotheses.keys()
-        for i, some in hypotheses.items():
-            output_ids = [each.token_ids for each in some]
+    assert found[-2][0].shape[:2] == (0, 1) and found[-1][0].shape[:2] == (1, 1)
+    written = 0
+    for some, plan, stays, seen in zip(sources, plans, first, found, strict=False):
+        np.testing.assert_allclose(seen[0], full.predict(some), **CLOSE)
+        staying = [*itertools.compress(some, stays >= least)]
+        for hypotheses, probas in zip(plan, seen[1:], strict=True):
+            output_ids = [each.token_ids for each in hypotheses]
             written += sum(token_ids[-1] == PAD for token_ids in output_ids)
-            np.testing.assert_allclose(probas[i], full.predict(sources[i], output_ids), **CLOSE)
-        rows.append(len(cache.of_question))
-    assert written > 2 and rows[-1] <= rows[0] / 2  # what is finished is not kept
+            np.testing.assert_allclose(probas, full.predict(staying, output_ids), **CLOSE)
+    assert written > 2 or not room
 
 
-def extend(hypotheses, rng):
+def extend(hypotheses, rng, pad):
     """Extend some at random, as a search might; [PAD] and [UNK] may be written too, and [CLS]."""
     extended, width = [], rng.integers(1, 5)
-    tokens = rng.choice([PAD, 1, CLS, 9, 10, 25], width).tolist()
+    tokens = rng.choice([pad, 1, CLS, 9, 10, 25], width).tolist()
     for parent, token in zip(
         rng.integers(len(hypotheses), size=width).tolist(), tokens, strict=True
     ):
@@ -172,11 +178,8 @@ def test_mask_is_followed_in_reading_writing_and_training(script, small_bert, mo
     monkeypatch.setattr(script, 'unilm_mask', mask)
     training = script.build_trainer(small_bert[0], constants).unilm
     reading = script.ReadingComprehension(*small_bert, constants).unilm
-    [first], _, cache = reading.read([sources], everything)
-    found = [first[:, None]]
-    for length in range(1, 4):
-        probas, cache = reading.write(cache, {0: beams(answer[:length])})
-        found.append(probas[0])
+    plan = [beams(answer[:length]) for length in range(1, 4)]
+    [found] = reading.search_together([searching(sources, *plan)], everything)
     found = np.concatenate(found, 1)  # [sources, 4, vocab]
     for unilm, same in (reading, True), (training, True), (original, False):
         expected = whole(unilm, sources, [answer] * 3).reshape(found.shape)
@@ -219,12 +222,11 @@ def test_other_configurations_predict_what_the_full_forward_pass_does(script, sm
     write_json(path, {**json.loads(path.read_text(encoding='utf-8')), **change})
     model, _ = build_small_model(script, small)
     full, rng = Full(model), np.random.default_rng(7)
-    unilm = UniLM(model, script.unilm_mask)
-    sources = [[random_source(rng, n) for n in (40, 8)]]
-    [first], _, cache = unilm.read(sources, everything)
-    np.testing.assert_allclose(first, full.predict(sources[0])[:, 0], **CLOSE)
-    probas, _ = unilm.write(cache, {0: beams([9], [10])})
-    np.testing.assert_allclose(probas[0], full.predict(sources[0], [[9], [10]]), **CLOSE)
+    sources = [random_source(rng, n) for n in (40, 8)]
+    search = searching(sources, beams([9], [10]))
+    [found] = CachedUniLM(model, script.unilm_mask).search_together([search], everything)
+    np.testing.assert_allclose(found[0], full.predict(sources), **CLOSE)
+    np.testing.assert_allclose(found[1], full.predict(sources, [[9], [10]]), **CLOSE)
 
 
 def test_bfloat16_is_nearly_float32_and_follows_the_weights(script, bert):
@@ -232,12 +234,12 @@ def test_bfloat16_is_nearly_float32_and_follows_the_weights(script, bert):
     model, unilm, _ = bert
     rng = np.random.default_rng(0)
     sources = [[random_source(rng, n) for n in rng.integers(3, 42, 10)] for _ in range(5)]
-    unilms = unilm, UniLM(model, script.unilm_mask, 'bfloat16')
+    unilms = unilm, CachedUniLM(model, script.unilm_mask, 'bfloat16')
 
     def probabilities(unilm):
-        first, _, cache = unilm.read(sources, everything)
-        second, _ = unilm.write(cache, {i: beams([9]) for i in range(5)})
-        return [np.concatenate(probas) for probas in (first, [*second.values()])]
+        searches = [searching(some, beams([9])) for some in sources]
+        found = unilm.search_together(searches, everything)
+        return [np.concatenate(probas) for probas in zip(*found, strict=True)]
 
     for seed in 0, 1, 2:
         draw(model, seed)
@@ -255,11 +257,61 @@ def test_shapes_of_reading_recur(script, bert, monkeypatch):
         return Padding(places, height, longest)
 
     monkeypatch.setattr(support.unilm, 'Padding', recorded)
-    unilm, rng = UniLM(bert[0], script.unilm_mask), np.random.default_rng(0)
+    unilm, rng = CachedUniLM(bert[0], script.unilm_mask), np.random.default_rng(0)
     for _ in range(50):
-        sources = [[10] * rng.integers(2, 300) for _ in range(rng.integers(1, 40))]
-        unilm.read([sources], everything)
+        sources = [[10] * length for length in rng.integers(2, 300, rng.integers(1, 40))]
+        unilm.search_together([searching(sources)], everything)
     padded = [shape for shape in shapes if shape[2] > 1]  # not those of the last layer
     for tokens, rows, longest in padded:
         assert tokens % 32 == 0 and rows % 4 == 0 and longest % 32 == 0
     assert len({(rows, longest) for _, rows, longest in padded}) < len(padded) / 3
+
+
+# ------------------------------------------------------------------------------------- gradients
+
+
+def plainly_standardized(x):
+    centred = x - tf.reduce_mean(x, -1, keepdims=True)
+    return centred / tf.sqrt(tf.math.reduce_variance(x, -1, keepdims=True) + 1e-3)
+
+
+def gelu(x):
+    return tf.nn.gelu(x, approximate=False)
+
+
+@pytest.mark.parametrize(
+    ('plain', 'ours'),
+    [(plainly_standardized, lambda x: standardize(x, 1e-3)), (gelu, with_slope(gelu))],
+    ids=['standardize', 'with_slope'],
+)
+def test_gradient_written_by_hand_is_the_automatic_one(plain, ours):
+    """It keeps less for the gradient, and must not differ but by rounding."""
+    rng, found = np.random.default_rng(0), []
+    x, weights = (tf.constant(rng.normal(size=[5, 7]), tf.float32) for _ in range(2))
+    for function in plain, ours:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+            loss = tf.reduce_sum(weights * y)
+        found.append((y.numpy(), tape.gradient(loss, x).numpy()))
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------- groups
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'groups'),
+    [
+        ([3, 3, 1], [[3, 3], [1]]),
+        ([3, 7, 1, 8, 2, 4, 1], [[3], [7], [1], [8], [2, 4], [1]]),
+        ([9, 9], [[9], [9]]),
+        ([0, 6, 0, 7, 0], [[0, 6, 0], [7], [0]]),
+        ([], []),
+    ],
+)
+def test_groups_are_of_consecutive_questions_up_to_the_limit(sizes, groups):
+    """One that is larger alone is a group of its own; none is empty, none is lost."""
+    questions = (types.SimpleNamespace(tokens=size) for size in sizes)
+    found = [[question.tokens for question in group] for group in in_groups(questions, 6)]
+    assert found == groups
