@@ -1,4 +1,4 @@
-"""A question as it is read, and its answer: text, place, scores, votes; not how it is searched."""
+"""A question as it is read, long passages in windows, and its answer; not how it is searched."""
 
 import collections
 import math

@@ -1,4 +1,4 @@
-"""Files of the weights of a BERT, read and written by their names in Google's BERT."""
+"""How weights are kept: files of a BERT's, read and written by their names in Google's BERT."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""A trained reader: the folder that `train` leaves, which is one of Hugging Face's BERTs too."""
+"""A trained reader: the folder that `train` leaves, one of Hugging Face's, but for its weights."""
 
 import dataclasses
 import json
