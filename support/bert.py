@@ -81,12 +81,15 @@ def _warn(files, sizes, keep_tokens, size):
         lines.setdefault(token, []).append(str(number))
     twice = [token for token in lines if token and len(lines[token]) > 1]
     if twice:
-        first = f'{twice[0]!r} in lines {" and ".join(lines[twice[0]])}; the last one counts'
-        log(f'{path}: tokens that stand twice: {len(twice)}, {first}, as in BERT')
+        first, *_, last = lines[twice[0]]
+        where = f'{twice[0]!r:.40} in lines {first} and {last}; the last one counts, as in BERT'
+        log(f'{path}: tokens that stand twice: {len(twice)}, {where}')
     cased = [tokens[i] for i in keep_tokens or () if tokens[i] not in SPECIAL]
     cased = [token for token in cased if token != token.lower()]
     if cased:
-        what = f'tokens with capitals: {len(cased)}, {cased[0]!r} the first; text is lower-cased'
+        what = (
+            f'tokens with capitals: {len(cased)}, {cased[0]!r:.40} the first; text is lower-cased'
+        )
         log(f'{path}: {what} all the same, so they are never read; take an uncased BERT')
     limits = (
         ('tokens', sizes['vocab_size'], size, f"{path} was cut off, or is another BERT's"),

@@ -315,15 +315,17 @@ def _attend(query, parts, outside, near, value):
     of what is written, [rows, heads, beams, written]; value: its values. Returns the shape of
     `query`.
     """
-    attended, first = [], 0
+    attended, of_answer, first = [], [], 0
     for (key, of_source), mask in zip(parts, outside, strict=True):
-        rows, longest = slice(first, first + tf.shape(key)[0]), tf.shape(key)[2]
+        rows = slice(first, first + tf.shape(key)[0])
         far = tf.matmul(query[rows], key, transpose_b=True) + mask
         weights = tf.nn.softmax(tf.concat([far, near[rows]], 3))
-        of_answer = tf.reduce_sum(value[rows] * weights[..., longest:, None], 3)
-        attended.append(tf.matmul(weights[..., :longest], of_source) + of_answer)
+        far, written = tf.split(weights, [tf.shape(far)[3], tf.shape(near)[3]], 3)
+        attended.append(tf.matmul(far, of_source))
+        of_answer.append(written)
         first = rows.stop
-    return tf.concat(attended, 0)
+    of_answer = tf.concat(of_answer, 0)[..., None]  # [rows, heads, beams, written, 1]
+    return tf.concat(attended, 0) + tf.reduce_sum(value * of_answer, 3)
 
 
 def in_groups(questions, limit):

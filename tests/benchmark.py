@@ -75,6 +75,8 @@ def build_model():
     """Return bert4keras's BERT-base under the UniLM mask, with random weights."""
     with tempfile.TemporaryDirectory() as folder:
         write_json({**BERT_BASE, 'vocab_size': VOCABULARY_SIZE}, folder, 'bert_config.json')
+        with open(os.path.join(folder, 'vocab.txt'), 'w', encoding='utf-8') as file:
+            file.writelines(f'{number}\n' for number in range(VOCABULARY_SIZE))
         files = paths.locate_files(task.Constants(data_dir=folder))
         keras.utils.set_random_seed(0)
         return bert.build_bert(files, '', None, VOCABULARY_SIZE, longest=512)

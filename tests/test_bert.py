@@ -111,6 +111,7 @@ def test_vocabulary_of_a_tokenizer_json_is_that_of_its_vocab_txt(tmp_path):
     [
         (['天空', '##国', '[X]', '', ''], {}, ''),  # what is not kept, and lines of nothing
         (['天', 'x', 'x'], {}, "VOCABULARY: tokens that stand twice: 2, '天' in lines LINE and 59"),
+        (['天'] * 99, {}, "VOCABULARY: tokens that stand twice: 1, '天' in lines LINE and 157"),
         (['The', 'Łódź', 'x'], {}, "VOCABULARY: tokens with capitals: 2, 'The' the first; text is"),
         (['x'], {'vocab_size': 64}, 'CONFIG: of 64 tokens the first 59 are used; wrong if '),
         ([], {'type_vocab_size': 3}, 'CONFIG: of 3 token types the first 2 are used; wrong if tho'),
