@@ -129,7 +129,8 @@ def _answers(record, name, are_parts=False):
 
 def _accepted(record, parts=None):
     """Return all answers of a record that count as right; parts: the name of a list of parts."""
-    if record.get('is_impossible') is True or record.get('answerable') is False:
+    said = [str(record.get(name)).lower() for name in ('is_impossible', 'answerable')]
+    if said[0] in ('true', '1') or said[1] in ('false', '0'):
         return []
     names = next((names for names in RIGHT if {*names} & {*record}), ())
     return [answer for name in names for answer in _answers(record, name, name == parts)]
@@ -281,7 +282,7 @@ def _read_any(record, left_out):
             may_give = _answers(entry, 'answer', True) if 'answer' in entry else answers
             if (titles and entry.get('title') not in titles) or name in NEGATIVES:
                 may_give = []
-            if any(entry.get(mark) in (False, 'false') for mark in MARKS):
+            if any(str(entry.get(mark)).lower() in ('false', '0') for mark in MARKS):
                 may_give = []
             passages.append((_text(entry), may_give))
     text = _field(record, _first(record, QUESTIONS))

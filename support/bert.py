@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 
@@ -247,7 +248,12 @@ def load_weights(model, files, checkpoint, keep_tokens=None, vocabulary_size=Non
             sizes, kept = read_config(files.config), keep_tokens or range(vocabulary_size)
             rows = dict.fromkeys(OF_TOKENS, (sizes['vocab_size'], kept))
             rows[OF_TYPES] = sizes.get('type_vocab_size', TYPES), range(TYPES)
-        for name, variable in variables_of(model).items():
+        own = variables_of(model)
+        for name in sorted(variables.keys() - own.keys()):
+            if re.fullmatch('bert/encoder/layer_.*/(kernel|bias|gamma|beta)', name):
+                what = f'it has {name}, for which {files.config} has no place'
+                raise unusable(checkpoint, what, 'take both from one BERT')
+        for name, variable in own.items():
             if name not in variables:
                 what = f'no BERT with its masked language model (no {name} in it)'
                 raise unusable(checkpoint, what, 'data/README.md names some')

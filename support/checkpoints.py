@@ -61,7 +61,13 @@ def opened(path):
             for file in _files(path):
                 names, read, described = _open(file, stack)
                 for name in names:
-                    variables[_renamed(name, RULES)] = functools.partial(_read, file, read, name)
+                    known = _renamed(name, RULES)
+                    value = functools.partial(_read, file, read, name)
+                    # what is shared stands in some files twice
+                    if known in variables and not np.array_equal(variables[known](), value()):
+                        what = f'{known} stands in it twice with other values, once as {name}'
+                        raise unusable(file, what, 'take the weights of one BERT alone')
+                    variables[known] = value
         except ERRORS as error:
             what = f'no weights of a BERT ({first_line(error)})'
             raise unusable(file, what, DOWNLOAD) from None

@@ -4,6 +4,7 @@ Under the mask no source token sees the answer (https://arxiv.org/abs/1905.03197
 values of a source are computed once, and those of each token that is written are added.
 """
 
+import functools
 import os
 import re
 import typing
@@ -87,7 +88,7 @@ class CachedUniLM(UniLM):
 
     def __init__(self, model, mask, precision='float32'):
         super().__init__(model, mask, precision)
-        self.loaded_in = os.getpid()
+        refuse_fork()
         # as bert4keras did before 0.10
         attention = model.get_layer('Transformer-0-MultiHeadSelfAttention')
         self.vocab = self.weights['cls/predictions/output_bias'].shape[0]
@@ -118,10 +119,7 @@ class CachedUniLM(UniLM):
         token, float32: first [sources, 1, vocab], then [sources that have an answer, beams, vocab].
         has_answer: a function of the first, [sources, vocab], to bool [sources].
         """
-        # TensorFlow would wait for threads that are not there
-        if os.getpid() != self.loaded_in:
-            cure = 'load it in each process, or start them by spawn'
-            raise UserError(f'the reader was loaded in another process, before a fork; {cure}')
+        refuse_fork()
         searches = [*map(Search, generators)]
         for group in in_groups(searches, self.tokens_cached):
             cache = self._begin(group, has_answer)
@@ -326,6 +324,19 @@ def _attend(query, parts, outside, near, value):
         first = rows.stop
     of_answer = tf.concat(of_answer, 0)[..., None]  # [rows, heads, beams, written, 1]
     return tf.concat(attended, 0) + tf.reduce_sum(value * of_answer, 3)
+
+
+@functools.cache
+def first_process():
+    """Return the id of the process in which the first reader was loaded; a fork inherits it."""
+    return os.getpid()
+
+
+def refuse_fork():
+    """Raise UserError in a fork of a process that has a reader: its threads are not in the fork."""
+    if os.getpid() != first_process():
+        cure = 'load readers after the fork only, or start processes by spawn'
+        raise UserError(f'a reader was loaded before this process was forked; {cure}')
 
 
 def in_groups(questions, limit):

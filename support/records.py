@@ -13,7 +13,7 @@ import typing
 from evaluate_sogou import Reference, UserError, load_official_answers
 
 from .files import read_text, write_durably
-from .paths import DATA
+from .paths import DATA, is_lasting
 from .process import log, rank_and_world_size
 
 SEPARATORS = '[ 、；，]'  # each is read as a comma, see `unify_separators` of the script
@@ -42,6 +42,8 @@ def load_questions(path, passage_text=AS_IT_STANDS, labelled=True):
             raise UserError(f'{path}: no records of questions; {expected}')
     except UserError as error:
         command = [sys.executable, os.path.join(DATA, 'convert.py'), '--', path]
+        if not is_lasting(path):  # a pipe has nothing more to read
+            raise
         known = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if known.returncode:  # else it has told what it would do
             raise

@@ -270,3 +270,18 @@ def test_file_of_hdf5_is_opened_though_it_is_locked(build, published, kind):
     with open(path, 'rb') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         build(path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        ('bert.encoder.layer.2.output.dense.weight', 'it has bert/encoder/layer_2/output/dense/k'),
+        ('bert.encoder.layer.0.output.dense.lora_A.weight', 'it has bert/encoder/layer_0/output/'),
+        (f'teacher.{WORDS}', f'{GOOGLE} stands in it twice with other values, once as '),
+    ],
+)
+def test_weights_of_more_than_the_bert_that_is_meant_are_refused(published, build, name, said):
+    """More layers than the configuration has, an adapter, a second BERT: one would be read wrong."""
+    path = change(published, lambda values: {**values, name: np.zeros([2, 2], np.float32)})
+    line = refusal(build, path)
+    assert line.startswith(f'{path}: {said}')

@@ -405,7 +405,7 @@ TITLED = {'title': ['丁', '戊'], 'sentences': [['乙丙'], ['甲是', '乙']]}
                          'hard_negative_ctxs': [{'text': '乙丙'}]}], ['甲是乙→乙', '乙丙'], ['乙']),
         *(('FiD or DPR', [{**WHO, 'answers': ['乙'], 'ctxs': [
             {'text': '乙丙', key: no}, {'text': '甲是乙', key: 1}]}], ['乙丙', '甲是乙→乙'], ['乙'])
-          for key in ('hasanswer', 'has_answer') for no in (False, 0, 'false')),
+          for key in ('hasanswer', 'has_answer') for no in (False, 0, 'False', '0')),
         *(('SQuAD', [{'paragraphs': [{'context': '甲是乙', 'qas': [
             {**WHO, key: answers}]}]}], ['甲是乙→乙'], ['乙'])
           for key in ('answer', 'answers') for answers in ('乙', ['乙'], [{'text': '乙'}])),

@@ -1,6 +1,8 @@
 """support/records.py: datasets found in the wild, what is said of them (damage: test_fuzzing)."""
 
 import json
+import os
+import threading
 
 import pytest
 from conftest import record, record_of, refusal
@@ -223,3 +225,13 @@ def test_no_record_to_train_on_or_no_id_to_validate_on_is_refused():
         message = refusal(records.require_data, [record('a')], valid_data, FILES)
         assert message == 'SogouQA.json: no record with an id to validate on'
         records.require_data([record('a')], [*valid_data, {'id': 'b'}], FILES)
+
+
+def test_pipe_that_is_refused_is_not_waited_for(tmp_path):
+    """It has been read, and has nothing for convert.py, which would wait for ever."""
+    path = tmp_path / 'pipe'
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=['{"data": []}'])
+    writer.start()
+    assert '; convert it: ' not in refusal(records.load_questions, str(path))
+    writer.join()
