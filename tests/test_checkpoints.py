@@ -281,7 +281,7 @@ def test_file_of_hdf5_is_opened_though_it_is_locked(build, published, kind):
     ],
 )
 def test_weights_of_more_than_the_bert_that_is_meant_are_refused(published, build, name, said):
-    """More layers than the configuration has, an adapter, a second BERT: one would be read wrong."""
+    """More layers than the configuration has, an adapter, a second BERT, of which one would win."""
     path = change(published, lambda values: {**values, name: np.zeros([2, 2], np.float32)})
     line = refusal(build, path)
     assert line.startswith(f'{path}: {said}')
