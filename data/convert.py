@@ -159,8 +159,8 @@ def main():
     """Run the command line."""
     as_it_stands = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=__doc__, formatter_class=as_it_stands, allow_abbrev=False)
-    parser.add_argument('input', metavar='INPUT')
-    parser.add_argument('output', metavar='OUTPUT', nargs='?')
+    parser.add_argument('input', metavar='INPUT', type=os.path.expanduser)
+    parser.add_argument('output', metavar='OUTPUT', type=os.path.expanduser, nargs='?')
     of_others = 'passages of other questions for each question, which give no answer'
     parser.add_argument('--negatives', metavar='N', type=whole_number, default=0, help=of_others)
     parser.add_argument('--seed', metavar='N', type=whole_number, default=42, help='of the draw')

@@ -23,7 +23,6 @@ else:
     import task_reading_comprehension_by_seq2seq as task
     from support import paths, records
     from support.answers import Hypothesis
-    from support.unilm import search_together
 
 PASSAGES, PAIRS = 100, 20  # so many are compared, evenly spread over the dataset
 BEGINNING = 3  # tokens of an answer that are written, at most
@@ -86,7 +85,7 @@ def row_of(source, answer):
 
 
 def write(source, answer):
-    """Write an answer, whatever is predicted: a search, as `search_together` runs it.
+    """Write an answer, whatever is predicted: a search, as `CachedUniLM.search_together` runs it.
 
     Returns what the reader predicts after the source and after each token of the answer, float32
     [1 + tokens, vocab].
@@ -110,7 +109,7 @@ def claims(reader, texts, pairs, theirs):
     figures = f'{len(both) - len(others)} of {len(both)} passages have the same ids'
     yield not others, '; not '.join([figures, *(f'{text!r:.60}' for text in others)])
     searches = [write(*pair) for pair in pairs]
-    ours = search_together(reader.unilm, searches, lambda probas: np.ones(len(probas), bool))
+    ours = reader.unilm.search_together(searches, lambda probas: np.ones(len(probas), bool))
     both = zip(ours, theirs['probabilities'], strict=True)
     largest = np.max([np.abs(x - y).max() for x, y in both])  # NaN if any is
     figures = f'{sum(map(len, ours))} predictions of {len(pairs)} pairs differ by at most'
