@@ -197,6 +197,9 @@ def read_config(path):
         if sizes['hidden_act'] not in [*ACTIVATIONS]:
             known = ', '.join(ACTIVATIONS)
             raise ValueError(f'hidden_act is {sizes["hidden_act"]!r:.80}, not one of {known}')
+        for name, bert in ('model_type', 'bert'), ('position_embedding_type', 'absolute'):
+            if config.get(name, bert) != bert:  # another computation, under the same names
+                raise ValueError(f'{name} is {config[name]!r:.80}, not {bert!r}')
         _check_memory(sizes)
     except ERRORS as error:
         raise _no_configuration(path, error) from None

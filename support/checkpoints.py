@@ -140,7 +140,10 @@ def _open(path, stack):
 
 def _read(path, read, name):
     try:
-        value = np.asarray(read(name), np.float32)
+        value = np.asarray(read(name))
+        if value.dtype.kind in 'iu':
+            raise ValueError('whole numbers: it is quantized')
+        value = value.astype(np.float32, copy=False)
     except ERRORS as error:
         what = f'{name} cannot be read ({first_line(error)})'
         raise unusable(path, what, DOWNLOAD) from None

@@ -18,7 +18,7 @@ from .process import log, rank_and_world_size
 
 SEPARATORS = '[ 、；，]'  # each is read as a comma, see `unify_separators` of the script
 # as some public files have it
-NO_ANSWERS = {'no_answer', 'no answer', 'noanswer', 'no answer present.', '无答案'}
+NO_ANSWERS = {'no_answer', 'no answer', 'noanswer', 'no answer present.', 'unanswerable', '无答案'}
 HALF_CHARACTER = '[\ud800-\udfff]'  # a lone surrogate
 AS_IT_STANDS = operator.itemgetter('passage')
 

@@ -162,6 +162,8 @@ def test_long_word_is_cut_in_time_that_grows_with_its_length(tmp_path):
     [
         ({'vocab_size': 57}, 'is made for 57 tokens'),
         ({'type_vocab_size': 1}, 'type_vocab_size is 1, not a whole number from 2 to 1048576'),
+        ({'position_embedding_type': 'relative_key'}, "position_embedding_type is 'relative_key'"),
+        ({'model_type': 'roberta'}, "model_type is 'roberta', not 'bert'"),
         ({'hidden_act': 'leaky_relu'}, "hidden_act is 'leaky_relu', not one of gelu, gelu_erf, "),
         ({'max_position_embeddings': 351}, '351 max_position_embeddings, but 352 tokens are to be '
          'read; lower max_p_len, max_q_len or max_a_len'),

@@ -198,6 +198,8 @@ def test_checkpoint_arrives_with_the_rows_of_the_vocabulary_that_are_kept(build,
          'no BERT with its masked language model (no cls/predictions'),
         (lambda values: values[WORDS].__setitem__((-1, -1), np.inf),
          f'{WORDS} holds what is no number; download it again'),
+        (lambda values: {**values, WORDS: values[WORDS].astype('i1')},
+         f'{WORDS} cannot be read (whole numbers: it is quantized)'),
         (lambda values: {**values, WORDS: np.zeros([], 'f')}, f'{GOOGLE} is (), but CONFIG means'),
         ({GOOGLE: None}, f'no BERT with its masked language model (no {GOOGLE} in it); data/READ'),
         # more rows would be loaded without complaint, and mean other tokens
