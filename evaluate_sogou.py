@@ -206,8 +206,8 @@ def score_files():
 
 def main():
     """Run all; return 0, 1 where nobody takes the score, 2 after other errors, 130 after Ctrl-C."""
-    for name in 'stdout', 'stderr':  # one that is closed hears nothing, nor does the other
-        setattr(sys, name, getattr(sys, name) or open(os.devnull, 'w', encoding='utf-8'))  # noqa: SIM115
+    nowhere = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115, for streams that are closed
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     try:
         try:
             score_files()

@@ -296,7 +296,8 @@ class ReadingComprehension:
 
     def answers(self, questions, topk=None):
         """Yield an Answer for each (question, passages), str and list of str, read together."""
-        topk = topk or self.constants.topk
+        topk = self.constants.topk if topk is None else topk
+        topk = settings.changed(self.constants, topk=topk).topk  # checked as the constant is
         encoded = (self.encode(question, passages) for question, passages in questions)
         for group in in_groups(encoded, self.tokens_together):
             results = self.search([(each.p_token_ids, each.q_token_ids) for each in group], topk)
@@ -487,7 +488,7 @@ def evaluate_best(constants, files):
     """Score validation with the best weights."""
     paths.require(files.sogouqa)
     reader = load_trained(constants, files)
-    of_reader = paths.require_order(constants, files)
+    of_reader = paths.in_reader_folder(constants, files)
     sogouqa = load_data(files.sogouqa, files, constants)
     references = records.load_references(files, sogouqa)
     _, valid_data = split([], sogouqa, of_reader)

@@ -188,7 +188,7 @@ def require_reader(files):
     require(files.config, files.vocabulary, cure=AGAIN if reader else None)
 
 
-def require_order(constants, files):
+def in_reader_folder(constants, files):
     """Return constants whose `output_dir` is that of the reader, and of its random order.
 
     Raises UserError where validation questions are to be split off in an order that has gone.

@@ -98,6 +98,13 @@ def check(constants):
             raise UserError(f'{name} = {value!r:.80}: expected {kind.expected}')
 
 
+def changed(constants, **values):
+    """Return constants with other values. Raises UserError for one that is not allowed."""
+    chosen = plain(dataclasses.replace(constants, **values))
+    check(chosen)
+    return chosen
+
+
 # -------------------------------------------------------------------------------- the command line
 
 
@@ -207,8 +214,7 @@ def configure(constants, overrides, command='train'):
     allowed.
     """
     check_names(constants)
-    usual, chosen = plain(constants()), plain(constants(**overrides))
-    check(chosen)
+    usual, chosen = plain(constants()), changed(constants(), **overrides)
     notes = []
     for name in overrides:
         value, other = getattr(chosen, name), getattr(usual, name)

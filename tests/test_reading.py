@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import VOCABULARY, draw, forward_pass_of, record_of, small_files, write_json
+from conftest import VOCABULARY, draw, forward_pass_of, record_of, refusal, small_files, write_json
 from hypothesis import given, settings
 from hypothesis import seed as with_seed
 from hypothesis import strategies as st
@@ -100,6 +100,12 @@ def search(reading):
 def log_votes(*given):
     """The score of tokens whose probabilities, one of each passage that votes, are these."""
     return sum(math.log(sum(p * p for p in probas) / (1 + sum(probas))) for probas in given)
+
+
+@pytest.mark.parametrize('topk', [0, -1, 1.5, '2'])
+def test_beam_width_is_checked_as_the_constant_is(reading, topk):
+    line = refusal(reading().answer, '谁', ['中国'], topk)
+    assert line == f'topk = {topk!r}: expected a whole number of at least 1'
 
 
 # ------------------------------------------------------------------------------------ the six steps
