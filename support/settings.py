@@ -100,6 +100,8 @@ def check(constants):
 
 def changed(constants, **values):
     """Return constants with other values. Raises UserError for one that is not allowed."""
+    for name in values.keys() - vars(constants).keys():
+        raise UserError(f'{name}: no constant has this name; see Constants in the script')
     chosen = plain(dataclasses.replace(constants, **values))
     check(chosen)
     return chosen

@@ -204,3 +204,8 @@ def test_what_was_trained_keeps_its_own_lengths_and_bert(script, tmp_path):
     # training does not go by it
     constants, files, _ = configure(script.Constants, trained)
     assert constants == script.Constants(**trained) and files.vocabulary == 'elsewhere/vocab.txt'
+
+
+def test_name_that_no_constant_has_is_refused_from_python_too(script):
+    line = refusal(configure, script.Constants, {'topk': 2, 'top_k': 2})
+    assert line.startswith('top_k: no constant has this name; ')
