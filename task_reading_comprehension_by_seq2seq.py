@@ -351,7 +351,8 @@ class ReadingComprehension:
             # 4. the passages vote; with vote = 'answer' there is but one, which needs no vote
             votes = vote(voting) if self.constants.vote == 'token' else voting[0]
             # 5. the best `topk` of beams x vocabulary go on
-            hypotheses = best_extensions(hypotheses, votes, probas, width, self.end_id)
+            extended = best_extensions(hypotheses, votes, probas, width, self.end_id)
+            hypotheses = Hypothesis.with_reasons(extended, hypotheses, votes, voting)
             # 6. the best is the answer if it ends in [SEP], or is full; others that end are dropped
             best = max(hypotheses, key=lambda hypothesis: hypothesis.log_score)
             if best.finished or len(best.token_ids) == self.constants.max_a_len:

@@ -64,6 +64,32 @@ class Hypothesis(typing.NamedTuple):
     finished: bool = False  # it ends in [SEP]
     parent: int = 0  # which of the hypotheses before it extends
     score: float | None = None  # between 0 and 1, see `score_of`, once nothing more is written
+    token_votes: list = ()  # of each token, float, see `with_reasons`
+    next_tokens: list = ()  # at each token (token id, vote) of the three best others
+    preferred: list = ()  # at each token that of each passage alone, int; -1 where it had ended
+
+    @staticmethod
+    def with_reasons(extended, hypotheses, votes, voting):
+        """Return extended hypotheses, each of which says why its last token was written.
+
+        extended: each one of `hypotheses` and a token; votes: float32 [beams, vocab], by which it
+        was chosen; voting: float32 [passages, beams, vocab], by which each passage voted.
+        """
+        votes, preferred, told = np.asarray(votes), np.argmax(voting, -1), []  # [passages, beams]
+        fourth = min(3, votes.shape[1] - 1)
+        best = np.argpartition(-votes, fourth)[:, :4].tolist()  # [beams, 4], in any order
+        for each in extended:
+            beam, token = each.parent, each.token_ids[-1]
+            others = [i for i in best[beam] if i != token and votes[beam, i] > 0]
+            others = sorted((-float(votes[beam, i]), i) for i in others)[:3]
+            before = hypotheses[beam]
+            reasons = {
+                'token_votes': [*before.token_votes, float(votes[beam, token])],
+                'next_tokens': [*before.next_tokens, [(i, -vote) for vote, i in others]],
+                'preferred': [*before.preferred, preferred[:, beam]],
+            }
+            told.append(each._replace(**reasons))
+        return told
 
 
 class SearchResult(typing.NamedTuple):
@@ -98,7 +124,13 @@ def agreed(answers, wrote, score, log_score):
     writers = [answer for answer, its in zip(answers, wrote, strict=True) if its]
     token_probs = np.full([len(writers[0].token_probs), len(answers)], np.nan)
     token_probs[:, wrote] = np.concatenate([writer.token_probs for writer in writers], 1)
-    return writers[0]._replace(log_score=log_score, score=score, token_probs=[*token_probs])
+    longest = max(len(answer.token_ids) for answer in answers)
+    preferred = np.full([longest, len(answers)], -1)
+    for column, answer in zip(preferred.T, answers, strict=True):
+        column[: len(answer.token_ids)] = answer.token_ids
+    # no token was voted on
+    told = {'token_votes': [], 'next_tokens': [], 'preferred': [*preferred]}
+    return writers[0]._replace(log_score=log_score, score=score, token_probs=[*token_probs], **told)
 
 
 def score_of(token_probs):
@@ -133,11 +165,17 @@ class Vote(typing.NamedTuple):
 
     no_answer_prob: float  # the probability of [SEP] as its first token
     has_answer: bool  # or it left
-    token_probs: list  # of each token of the answer, its [SEP] included, the passage's probability
+    token_probs: list  # of each of the answer's `tokens`, the passage's probability
+    preferred: list  # its most probable allowed tokens instead of these, str; see `with_reasons`
 
 
-# a Candidate's fields, all candidates, itself the first, and the Vote of each passage
-Answer = collections.namedtuple('Answer', [*Candidate._fields[:-1], 'candidates', 'votes'])
+# A Candidate's fields; its tokens, str, [SEP] included; of each its vote and the three best others
+# with theirs, both empty where answers are voted on; all candidates, itself the first; the Vote of
+# each passage.
+Answer = collections.namedtuple(
+    'Answer',
+    [*Candidate._fields[:-1], 'tokens', 'token_votes', 'next_tokens', 'candidates', 'votes'],
+)
 
 
 def as_dict(answer):
@@ -149,7 +187,10 @@ def as_dict(answer):
 def describe(result, question, tokenizer):
     """Return the Answer; result: the SearchResult of the windows of a Question."""
     candidates = [_candidate(each, result, question, tokenizer) for each in result.hypotheses]
-    return Answer(*candidates[0][:-1], candidates, _votes(result, question))
+    best, names = result.hypotheses[0], tokenizer.ids_to_tokens
+    others = [[[*names([i]), vote] for i, vote in some] for some in best.next_tokens]
+    told = names(best.token_ids), [*best.token_votes], others, candidates
+    return Answer(*candidates[0][:-1], *told, _votes(result, question, names))
 
 
 def _candidate(hypothesis, result, question, tokenizer):
@@ -169,21 +210,25 @@ def _candidate(hypothesis, result, question, tokenizer):
     return Candidate(text, *place, token_ids, *scores, hypothesis.finished)
 
 
-def _votes(result, question):
-    """Return the Vote of each passage, that of its surest window."""
-    voters = iter(np.transpose(result.hypotheses[0].token_probs).tolist())
+def _votes(result, question, names):
+    """Return the Vote of each passage, that of its surest window; names: of token ids."""
+    best = result.hypotheses[0]
+    of_passages = (np.transpose(x).tolist() for x in (best.token_probs, best.preferred))
+    voters = zip(*of_passages, strict=True)
     judged = zip(question.windows, result.has_answer, result.no_answer_prob, strict=True)
     votes = {}
     for (number, _), has_answer, no_answer_prob in judged:
-        token_probs = next(voters) if has_answer else []
-        was_asked = not np.isnan(token_probs).any()
-        vote = Vote(float(no_answer_prob), bool(has_answer), token_probs if was_asked else [])
+        token_probs, preferred = next(voters) if has_answer else ([], [])
+        token_probs = [] if np.isnan(token_probs).any() else token_probs  # it was not asked
+        preferred = names([token for token in preferred if token >= 0])
+        vote = Vote(float(no_answer_prob), bool(has_answer), token_probs, preferred)
         votes[number] = max(votes.get(number, vote), vote, key=_sureness)
     return [*votes.values()]
 
 
 def _sureness(vote):
-    return vote.has_answer, math.prod(vote.token_probs), -vote.no_answer_prob
+    was_asked = bool(vote.token_probs)
+    return vote.has_answer, was_asked, math.prod(vote.token_probs), -vote.no_answer_prob
 
 
 def without_invisible(text):

@@ -47,9 +47,9 @@ def described(small_bert):
         hypotheses = []
         for text, finished, token_probs in found:
             token_ids = tokenizer.encode(text)[0][1:-1] + [END] * finished
-            hypotheses.append(
-                Hypothesis(token_ids, -1.0, np.float32(token_probs), finished, 0, 0.5)
-            )
+            told = {'preferred': [[token] * int(has_answer.sum()) for token in token_ids]}
+            found_probs = np.float32(token_probs)
+            hypotheses.append(Hypothesis(token_ids, -1.0, found_probs, finished, 0, 0.5, **told))
         best = hypotheses[0] if hypotheses else None
         no_answer_prob = np.arange(len(passages)) / 8
         result = search_result(has_answer, no_answer_prob, best, hypotheses, topk=3)
@@ -102,10 +102,11 @@ def test_answer_is_its_first_candidate_and_fits_json(described):
     assert found == [('北', True, 1), ('京', False, 1)]
     told = json.loads(json.dumps(as_dict(answer)))
     assert [*told['candidates'][1]] == [*[*told][:7], 'finished'] and told['text'] == '北'
-    assert told['votes'] == [{'no_answer_prob': 0.0, 'has_answer': True, 'token_probs': [0.5] * 2}]
+    vote = {'no_answer_prob': 0.0, 'has_answer': True, 'token_probs': [0.5] * 2}
+    assert told['votes'] == [{**vote, 'preferred': ['北', '[SEP]']}]
     answer = described(['北京'], [0])
     assert answer[:7] == ('', None, None, None, [], None, None) and len(answer.candidates) == 1
-    assert answer.votes == [(0.0, False, [])] and 'null' in json.dumps(as_dict(answer))
+    assert answer.votes == [(0.0, False, [], [])] and 'null' in json.dumps(as_dict(answer))
 
 
 # ------------------------------------------------------------------------------ places and windows

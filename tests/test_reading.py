@@ -196,6 +196,40 @@ def test_search_by_hand(search, rule):
         assert answer.finished == (token_ids[-1] == END)
 
 
+def test_reasons_are_told_of_each_token(search):
+    """Of the beam that wrote it, whatever else was written; only what was allowed counts."""
+    predicted = {
+        (): [{10: 0.5, 11: 0.4, 14: 0.9}, {11: 0.6, 10: 0.3, 12: 0.1, 13: 0.2}],
+        (10,): [{11: 0.8, END: 0.1}, {END: 0.5, 12: 0.4}],
+        (11,): [{END: 0.1, 12: 0.05}, {END: 0.2}],
+        (10, 11): [{END: 0.9}, {END: 0.8}],
+    }
+    votes = {token: np.exp(log_votes(probs)) for token, probs in (
+        (10, [0.5, 0.3]), (11, [0.4, 0.6]), (13, [0, 0.2]), (12, [0, 0.1]),
+    )}  # fmt: skip
+    found = search([[10, 11], [11, 13, 10, 12]], predicted, 2).hypotheses[0]
+    assert found.token_ids == [10, 11, END]
+    assert found.token_votes == pytest.approx([votes[10], 0.64 / 1.8, (0.81 + 0.64) / 2.7])
+    tokens = [[token for token, _ in others] for others in found.next_tokens]
+    assert tokens == [[11, 13, 12], [END, 12], []]
+    assert [vote for _, vote in found.next_tokens[0]] == pytest.approx([*map(votes.get, tokens[0])])
+    assert np.transpose(found.preferred).tolist() == [[10, 11, END], [11, END, END]]
+
+
+def test_passages_that_write_alone_prefer_what_they_wrote(search):
+    """Also more than was agreed on; no token was voted on then."""
+    predicted = {
+        (): [{10: 0.9}, {10: 0.8}, {11: 0.7}, {END: 0.9}],
+        (10,): [{END: 0.9}, {END: 0.9}, {}, {}],
+        (11,): [{}, {}, {12: 0.5}, {}],
+        (11, 12): [{}, {}, {END: 0.9}, {}],
+    }
+    found = search([[10], [13, 10], [11, 12], [14]], predicted, vote='answer').hypotheses[0]
+    assert (found.token_ids, found.token_votes, found.next_tokens) == ([10, END], [], [])
+    expected = [[10, END, -1], [10, END, -1], [11, 12, END]]
+    assert np.transpose(found.preferred).tolist() == expected
+
+
 def test_vote_by_hand(script):
     """A sure passage counts more than two that waver; what it predicts after one beam is no vote
     after another."""
@@ -260,7 +294,8 @@ def test_candidates_are_the_answer_then_what_was_dropped(search):
     predicted[()] = [{10: 0.6, 11: 0.4, END: 0.1}]
     found = search([[10, 11, 10, 10]], predicted, 3, max_a_len=2).hypotheses
     # what does not end comes last, though its votes are more
-    assert [each[::3] for each in found] == [([10, 10], False), ([END], True), ([10, 11], False)]
+    found = [(each.token_ids, each.finished) for each in found]
+    assert found == [([10, 10], False), ([END], True), ([10, 11], False)]
 
 
 @pytest.mark.parametrize(
@@ -430,7 +465,7 @@ def test_answer_beyond_the_length_of_a_passage_is_reached(reading, small_bert):
         reader = reading(probabilities, max_p_len=12, passage_stride=stride)
         answer = reader.answer('谁', passages)
         assert answer[:4] == expected
-    assert answer.votes == [(0.0, True, [1.0] * 3), (0.75, False, [])]
+    assert answer.votes == [(0.0, True, [1.0] * 3, ['北', '京', '[SEP]']), (0.75, False, [], [])]
 
 
 # -------------------------------------------------------------------- against the reference decoder

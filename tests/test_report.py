@@ -22,7 +22,7 @@ CHROMIUM, DRIVER = '/usr/bin/chromium', '/usr/bin/chromedriver'
 
 # --------------------------------------------------------------------------------- one, as text
 
-LEFT = Vote(no_answer_prob=0.9876, has_answer=False, token_probs=[])
+LEFT = Vote(no_answer_prob=0.9876, has_answer=False, token_probs=[], preferred=[])
 NOTHING = Candidate('', None, None, None, [], None, None, True)
 BEGUN = Candidate('北', 0, 1, 2, [7], 0.125, -3.0, finished=False)
 
@@ -30,12 +30,15 @@ BEGUN = Candidate('北', 0, 1, 2, [7], 0.125, -3.0, finished=False)
 def answer_of(votes, text='北京', passage=0, start=1, others=()):
     """An Answer that stands in a passage from `start` on."""
     first = Candidate(text, passage, start, start + len(text), [*map(ord, text)], 0.5, -1.0, True)
-    return Answer(*first[:-1], [first, *others], votes)
+    tokens = [*text, '[SEP]']
+    return Answer(
+        *first[:-1], tokens, [0.5] * len(tokens), [[]] * len(tokens), [first, *others], votes
+    )
 
 
 def vote(*token_probs):
     """That of a passage that took part."""
-    return Vote(0.1, True, [*token_probs])
+    return Vote(0.1, True, [*token_probs], [])
 
 
 def lines_of(answer, passages):
@@ -57,7 +60,7 @@ def lines_of(answer, passages):
         (['在北京'], answer_of([vote()], others=[NOTHING._replace(score=0.25), BEGUN]),
          ['answer: 北京 (score 0.500)', '    or:  (score 0.250)',
           '    or: 北 (score 0.125), not finished', 'passage 1', '  在[北京]']),
-        (['天津'], Answer(*NOTHING[:-1], [NOTHING], [LEFT]),
+        (['天津'], Answer(*NOTHING[:-1], [], [], [], [NOTHING], [LEFT]),
          ['answer: (none)', 'passage 1 left: no answer 0.99', '  天津']),
     ],
 )  # fmt: skip
