@@ -133,19 +133,20 @@ def write(output, converted):
     """
     path = os.path.realpath(output) if os.path.isfile(output) else output  # a link stays one
     answers = f'{output}.answers'
+    has_answers = any(right.variants for right in converted.accepted.values())
     with contextlib.ExitStack() as stack:
-        if any(right.variants for right in converted.accepted.values()):
+        if has_answers:
             unfinished = stack.enter_context(durable_write(answers))
             with open(unfinished, 'w', encoding='utf-8') as file:
                 file.write(as_official_answers(converted.accepted))
-        elif os.path.exists(answers):
-            log(f'{answers}: removed, as it was of earlier records')
         with durable_write(path) as unfinished:
             with open(unfinished, 'w', encoding='utf-8') as file:
                 json.dump(converted.records, file, ensure_ascii=False, indent=1)
                 file.write('\n')
             with contextlib.suppress(FileNotFoundError):
                 os.remove(answers)
+                if not has_answers:
+                    log(f'{answers}: removed, as it was of earlier records')
 
 
 def report(converted):
