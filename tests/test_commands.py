@@ -226,6 +226,25 @@ def test_train_says_what_it_does_and_eval_agrees(first_training, trained, on_sma
     assert last_line(out) == {**dict.fromkeys(last_line(out), 0), 'total': 2}
 
 
+def test_own_data_alone_is_split_and_found_again(script, trained, monkeypatch):
+    """By `eval` without an option, from any folder, wherever it writes; the rest was trained on."""
+    monkeypatch.chdir(trained)
+    write_json(trained / 'own.json', [record(i) for i in range(12)])
+    given = *small_options(trained), '--train_data=own.json', '--output_dir=own'
+    status, out, err = outputs(script, 'train', *given)
+    assert status == 0 and '10 questions to train on, 2 to validate' in err, err
+    order = read_json(trained / 'own' / 'random_order.json')
+    monkeypatch.chdir(trained / 'own')
+    for options in ['--output_dir=.'], ['--output_dir=../other', '--checkpoint_path=.']:
+        status, again, err = outputs(script, 'eval', *options)
+        assert (status, again) == (0, out), err
+        data = f"train_data = '{trained}/own.json' instead of 'auto', by ./reader.json\n"
+        assert err.count(data) == 1
+        lines = pathlib.Path(options[0][13:], 'predictions.tsv').read_text(encoding='utf-8')
+        ids = [line.split('\t')[0] for line in lines.splitlines()]
+        assert ids == [str(order[0]), str(order[10])]
+
+
 @pytest.mark.parametrize(('best_by', 'kept'), [('final', [1, 3]), ('loss', [1, 2])])
 def test_best_weights_are_kept_by_best_by(script, monkeypatch, best_by, kept):
     """By Final a tie goes to the later epoch, which has learnt longer."""
