@@ -180,8 +180,13 @@ def require(*paths, constants=None, cure=None):
     missing = [path for path in paths if path and not exists(path)]
     if not missing:
         return
-    listed = [path + _said(path, constants) for path in missing]
-    if all('(named by ' in each for each in listed):
+    by = {}  # {path: the constant that names it}
+    if constants:
+        by = {os.path.join(constants.data_dir, name): 'data_dir' for name in FILE_NAMES.values()}
+        by.update(dict.fromkeys(constants.train_data.split(','), 'train_data'))
+        by[constants.valid_data] = 'valid_data'
+    listed = [f'{path} (named by {by[path]})' if path in by else path for path in missing]
+    if {*map(by.get, missing)} <= {'train_data', 'valid_data'}:
         cure = 'check the path, or give another'
     lines = [f'missing: {", ".join(listed)}']
     lines.append(cure or 'data/README.md says where to download it, or check the path')
@@ -192,15 +197,6 @@ def require(*paths, constants=None, cure=None):
                 sought = f'sought {", ".join(names)} among {there}'
                 lines.append(f'{sought}; {constant} may name another')
     raise UserError('; '.join(lines))
-
-
-def _said(path, constants):
-    """Return which constant names a path of data, in brackets, or ''."""
-    for name in ('train_data', 'valid_data') if constants else ():
-        if path in getattr(constants, name).split(','):
-            return f' (named by {name})'
-    in_folder = constants and os.path.dirname(path) == constants.data_dir.rstrip('/')
-    return ' (in data_dir)' if in_folder else ''
 
 
 def require_reader(files):

@@ -72,7 +72,9 @@ def restore(folder, checkpoint, others=None):
             for name, value in checkpoint.state.fixed.items():
                 before = saved.fixed.get(name)
                 if before != value:
-                    made = (others or {}).get(name, f'{name} = {before!r}, now {value!r}')
+                    made = f'{name} = {before!r}, now {value!r}'
+                    if others and name in others:
+                        made = f'{others[name]} (reader.json there names its files)'
                     raise UserError(f'{backup}: made with {made}; change that back, or {afresh}')
             checkpoint.read(path).assert_existing_objects_matched()
     except ERRORS as error:
@@ -122,7 +124,13 @@ class Run:
         self.state, self.board, self.asked = State(fixed=fixed), None, False
         everything = {'state': self.state, 'bert': self.model, 'optimizer': trainer.optimizer}
         self.checkpoint, self.backed_up_at = tf.train.Checkpoint(**everything), time.monotonic()
-        backup = restore(constants.output_dir, self.checkpoint, self.others(used))
+        data, first = ', '.join([*used.webqa, *used.sogouqa]), used.checkpoint or 'random ones'
+        others = {
+            'the BERT': f'another BERT than {used.config} and {used.vocabulary}',
+            'the first weights': f'other first weights than {first}',
+            'the data': f'other data than {data}',
+        }
+        backup = restore(constants.output_dir, self.checkpoint, others)
         if backup:
             total = self.batches.steps * constants.epochs
             is_complete = self.state.step >= total and len(self.state.log) >= constants.epochs
@@ -138,16 +146,6 @@ class Run:
             folder, packages = constants.output_dir, [tf, keras, bert4keras, np]
             trained.describe(folder, *bert.describe(used), constants, used, packages)
         log(f'{len(train_data)} questions to train on, {len(valid_data)} to validate')
-
-    def others(self, used):
-        """Return {name of a digest: what it is where it differs from that of the files used}."""
-        data, before = ', '.join([*used.webqa, *used.sogouqa]), 'reader.json there names its files'
-        return {
-            'the BERT': f'another BERT than {used.config} and {used.vocabulary} ({before})',
-            'the first weights': f'other first weights than {used.checkpoint or "random ones"}'
-            f' ({before})',
-            'the data': f'other data than {data} ({before})',
-        }
 
     def mean_of_workers(self, number):
         """Return the mean of a whole number of each worker; all of them must come here."""

@@ -65,20 +65,17 @@ def describe(folder, sizes, tokens, constants, files, packages):
     tokenizer = {'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'mask_token': None}
     versions = {package.__name__: package.__version__ for package in packages}
     versions['python'] = platform.python_version()
-    kept = {**vars(constants), **_lasting(constants)}
+    kept = vars(constants).copy()
+    for name in QUESTIONS:  # `eval` may be started in another folder
+        if kept[name] != 'auto':
+            paths = kept[name].split(',') if name == 'train_data' else [kept[name]]
+            kept[name] = ','.join(map(os.path.abspath, paths))
     used = {'constants': kept, 'files': files._asdict(), 'versions': versions}
     write_durably(os.path.join(folder, VOCABULARY), ''.join(f'{token}\n' for token in tokens))
     contents = (CONFIG, config), ('tokenizer_config.json', tokenizer), (READER, used)
     for name, content in contents:
         text = json.dumps(content, ensure_ascii=False, indent=4)
         write_durably(os.path.join(folder, name), f'{text}\n')
-
-
-def _lasting(constants):
-    """Return {name: path} of QUESTIONS, whose paths hold in whichever folder `eval` is started."""
-    given = {name: getattr(constants, name).split(',') for name in QUESTIONS}
-    given = {name: paths for name, paths in given.items() if paths != ['auto']}
-    return {name: ','.join(map(os.path.abspath, paths)) for name, paths in given.items()}
 
 
 def trained_constants(path, constants, check, command):
@@ -95,10 +92,9 @@ def trained_constants(path, constants, check, command):
         written = json.loads(text)['constants']
         trained = {name: written[name] for name in TRAINED if name in written}
         for name in QUESTIONS if command == 'eval' else ():
-            if getattr(constants, name) != 'auto':
-                break
-            if written.get(name, 'auto') != 'auto':
-                trained[name] = written[name]
+            own, value = getattr(constants, name), written.get(name, 'auto')
+            if own != 'auto' or value != 'auto':
+                trained.update({name: value} if own == 'auto' else {})
                 break
         check(dataclasses.replace(constants, **trained))
     except (UserError, ValueError, TypeError, KeyError, RecursionError) as error:

@@ -265,7 +265,7 @@ def test_best_weights_are_kept_by_best_by(script, monkeypatch, best_by, kept):
     [
         ('train', {'WebQA.json': '[{"id": "W1",'}, r'WebQA.json: not JSON \('),
         ('train --checkpoint_path=no.ckpt', {'SogouQA.json': None},
-         r'missing: .*/SogouQA.json \(in data_dir\), no.ckpt; data/README.md says where to'),
+         r'missing: .*/SogouQA.json \(named by data_dir\), no.ckpt; data/README.md says where to'),
         ('train', {'vocab.txt': 'a\n'}, r'vocab.txt: lacks \[PAD\], \[UNK\], \[CLS\], \[SEP\]'),
         (f'train --checkpoint_path=FOLDER/{BEST} --max_q_len=400', {},
          '660 tokens are to be read; lower max_p_len'),
@@ -280,7 +280,7 @@ def test_best_weights_are_kept_by_best_by(script, monkeypatch, best_by, kept):
          r'missing: no.json \(named by train_data\); check the path, or give another$'),
         ('eval', {'output/reader.json': {'constants': {'valid_data': '/x/dev.json'}}},
          r'missing: /x/dev.json \(named by valid_data\); check the path, or give another$'),
-        ('eval', {'SogouQA.json': None}, r'missing: FOLDER/SogouQA.json \(in data_dir\); '),
+        ('eval', {'SogouQA.json': None}, r'missing: FOLDER/SogouQA.json \(named by data_dir\); '),
         ('eval', {BEST: None}, f'missing: .*{BEST}; run train first'),
         ('train --checkpoint_path=FOLDER/output --config_path=FOLDER/bert_config.json', {},
          'output/vocab.txt: line 55 is the last, but .*bert_config.json is made for 58 tokens; '),
