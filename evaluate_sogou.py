@@ -3,11 +3,12 @@
     python evaluate_sogou.py PREDICTIONS [OUTPUT] [--answers FILE]
 
 PREDICTIONS has `id<TAB>answer` lines, FILE `id<TAB>answer<TAB>variant|variant|...`; if not given it
-is the official one, data/qid_answer_expand. OUTPUT gets seven columns: id, answer, 1 or 0, F1,
-precision, recall, the variant that gave the best F1. The score is one line of JSON.
+is the official data/qid_answer_expand, and data/convert.py makes others. The score is one line of
+JSON; to standard error goes how many of the questions in FILE were answered. OUTPUT gets a line for
+each answer: id, answer, 1 or 0, F1, precision, recall, the variant that gave the best F1.
 
 The rules are those of the tool that Sogou published with the data, to the last bit. Its text is
-bytes, so only ASCII counts as white space and as case. This file works alone.
+bytes, so only ASCII counts as white space and as case. This file works alone, from Python 3.8 on.
 """
 
 import argparse
@@ -147,8 +148,7 @@ def evaluate(predictions, references, output=None):
     if repeated := [name for name, count in lines.items() if count > 1]:
         several = f'{len(repeated)} ids stand in several lines, such as {repeated[0]!r}'
         say(f'{predictions}: {several}; each line counts')
-    if len(lines) < len(references):
-        say(f'{predictions}: {len(lines)} of {len(references)} questions')
+    say(f'{predictions}: {len(lines)} of {len(references)} questions')
     return tally.result()
 
 

@@ -34,8 +34,8 @@ class Constants:
 
     # files; 'auto' means data/, or data/demo/ as long as data/ holds none of the real files
     data_dir: Path = 'auto'  # of WebQA.json, SogouQA.json, perhaps qid_answer_expand
-    train_data: Path = 'auto'  # other files to train on, with commas; no split then
-    valid_data: Path = 'auto'  # and one to validate on
+    train_data: Path = 'auto'  # own data instead, files with commas: a tenth is for validation,
+    valid_data: Path = 'auto'  # or all of this file
     config_path: Path = 'auto'  # BERT's configuration, to train; 'auto': bert_config.json there
     checkpoint_path: Path = 'auto'  # 'auto': bert_model.ckpt there; '': random weights
     dict_path: Path = 'auto'  # BERT's vocabulary, to train; 'auto': vocab.txt there
@@ -96,13 +96,18 @@ def split(webqa, sogouqa, constants):
     """Split SogouQA by a random order, saved in `output_dir`: every third is for validation.
 
     webqa, sogouqa: lists of records. Returns (training records: the rest of SogouQA twice and
-    WebQA, but what lacks something; validation records). `valid_data` leaves nothing to split.
+    WebQA, but what lacks something; validation records). With `train_data` alone sogouqa is of it:
+    every tenth is for validation, the rest trains once. With `valid_data` nothing is split: webqa
+    is of `train_data`, sogouqa of `valid_data`.
     """
-    if constants.valid_data != 'auto':  # then webqa is of `train_data`, sogouqa of `valid_data`
+    if constants.valid_data != 'auto':
         return records.complete(webqa), sogouqa
     path = os.path.join(constants.output_dir, 'random_order.json')
     drawn = np.random.default_rng(constants.seed).permutation(len(sogouqa)).tolist()
     random_order = records.saved_order(path, drawn)
+    if constants.train_data != 'auto':
+        train_data = [sogouqa[j] for i, j in enumerate(random_order) if i % 10 != 0]
+        return records.complete(train_data), [sogouqa[j] for j in random_order[::10]]
     valid_data = [sogouqa[j] for i, j in enumerate(random_order) if i % 3 == 0]
     train_data = [sogouqa[j] for i, j in enumerate(random_order) if i % 3 != 0]
     return records.complete(train_data + train_data + webqa), valid_data
@@ -439,11 +444,11 @@ def load_data(path, files, constants, labelled=True):
 
 def train(constants, files):
     """Train, or continue an interrupted training, keep the best weights and score them."""
-    train_paths = paths.train_paths(constants, files)
-    paths.require(*train_paths, files.sogouqa, files.config, files.checkpoint, files.vocabulary)
+    needed = *files.webqa, *files.sogouqa, files.config, files.checkpoint, files.vocabulary
+    paths.require(*needed, constants=constants)
     with training.only_one(constants) as strategy:
-        sogouqa = load_data(files.sogouqa, files, constants)
-        webqa = [record for path in train_paths for record in load_data(path, files, constants)]
+        sogouqa = [record for path in files.sogouqa for record in load_data(path, files, constants)]
+        webqa = [record for path in files.webqa for record in load_data(path, files, constants)]
         references = records.load_references(files, sogouqa)
         train_data, valid_data = split(webqa, sogouqa, constants)
         records.require_data(train_data, valid_data, files)
@@ -487,10 +492,10 @@ def load_reader(**overrides):
 
 def evaluate_best(constants, files):
     """Score validation with the best weights."""
-    paths.require(files.sogouqa)
+    paths.require(*files.sogouqa, constants=constants)
     reader = load_trained(constants, files)
     of_reader = paths.in_reader_folder(constants, files)
-    sogouqa = load_data(files.sogouqa, files, constants)
+    sogouqa = [record for path in files.sogouqa for record in load_data(path, files, constants)]
     references = records.load_references(files, sogouqa)
     _, valid_data = split([], sogouqa, of_reader)
     score_validation(reader, valid_data, references, process.rank_and_world_size())

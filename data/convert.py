@@ -11,6 +11,7 @@ All answers that count as right go into OUTPUT.answers, for `evaluate_sogou.py -
 
 import argparse
 import collections
+import contextlib
 import datetime
 import itertools
 import json
@@ -22,7 +23,7 @@ import typing
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from evaluate_sogou import Reference, UserError
-from support.files import durable_write, write_durably
+from support.files import durable_write
 from support.process import Parser, log, run
 from support.records import SEPARATORS, dataset_answers
 
@@ -125,14 +126,27 @@ def as_official_answers(accepted):
 
 
 def write(output, converted):
-    """Write the records and, where there are any, the answers: both or neither."""
+    """Write the records and, where there are any, the answers: both or neither.
+
+    Answers of earlier records go before the new ones come: what a kill leaves may lack them, but
+    are never those of others.
+    """
     path = os.path.realpath(output) if os.path.isfile(output) else output  # a link stays one
-    with durable_write(path) as unfinished:
-        with open(unfinished, 'w', encoding='utf-8') as file:
-            json.dump(converted.records, file, ensure_ascii=False, indent=1)
-            file.write('\n')
-        if any(right.variants for right in converted.accepted.values()):
-            write_durably(f'{output}.answers', as_official_answers(converted.accepted))
+    answers = f'{output}.answers'
+    has_answers = any(right.variants for right in converted.accepted.values())
+    with contextlib.ExitStack() as stack:
+        if has_answers:
+            unfinished = stack.enter_context(durable_write(answers))
+            with open(unfinished, 'w', encoding='utf-8') as file:
+                file.write(as_official_answers(converted.accepted))
+        with durable_write(path) as unfinished:
+            with open(unfinished, 'w', encoding='utf-8') as file:
+                json.dump(converted.records, file, ensure_ascii=False, indent=1)
+                file.write('\n')
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(answers)
+                if not has_answers:
+                    log(f'{answers}: removed, as it was of earlier records')
 
 
 def report(converted):

@@ -75,9 +75,10 @@ class Hypothesis(typing.NamedTuple):
         extended: each one of `hypotheses` and a token; votes: float32 [beams, vocab], by which it
         was chosen; voting: float32 [passages, beams, vocab], by which each passage voted.
         """
-        votes, preferred, told = np.asarray(votes), np.argmax(voting, -1), []  # [passages, beams]
+        votes, preferred = np.asarray(votes), np.asarray(voting).argmax(-1)  # [passages, beams]
         fourth = min(3, votes.shape[1] - 1)
         best = np.argpartition(-votes, fourth)[:, :4].tolist()  # [beams, 4], in any order
+        told = []
         for each in extended:
             beam, token = each.parent, each.token_ids[-1]
             others = [i for i in best[beam] if i != token and votes[beam, i] > 0]

@@ -37,7 +37,11 @@ BERT_FILES = {
 
 
 class Files(collections.namedtuple('Files', [*FILE_NAMES, 'demo'])):
-    """The paths that the constants mean, none of which need exist, and whether it is the demo."""
+    """The paths that the constants mean, none of which need exist, and whether it is the demo.
+
+    Lists of paths: webqa, to train on; sogouqa, to split or, with `valid_data`, to validate on;
+    official_answers, those to the questions of each of sogouqa.
+    """
 
 
 def locate_files(constants, command='train'):
@@ -49,8 +53,8 @@ def locate_files(constants, command='train'):
     would write over what it trains from.
     """
     is_training = command == 'train'
-    if is_training and (constants.train_data == 'auto') != (constants.valid_data == 'auto'):
-        raise UserError('train_data and valid_data: give both, or none')
+    if is_training and constants.train_data == 'auto' and constants.valid_data != 'auto':
+        raise UserError('valid_data: give train_data too, or neither')
     given = constants.config_path, constants.checkpoint_path, constants.dict_path
     demo_folder, folder = os.path.join(DATA, 'demo'), constants.data_dir
     # a trained reader is used with any data, also the demo's
@@ -60,8 +64,7 @@ def locate_files(constants, command='train'):
     if folder == 'auto':
         folder = demo_folder if demo else DATA
     trained = _meant(_first(_reader_folder(constants), TRAINED_WEIGHTS))
-    paths = {name: os.path.join(folder, filename) for name, filename in FILE_NAMES.items()}
-    folders = [folder]
+    paths, folders = {}, [folder]
     for kind, (constant, *_) in BERT_FILES.items():
         path = getattr(constants, constant)
         if not is_training and (kind == 'checkpoint' or is_reader(trained)):
@@ -75,15 +78,25 @@ def locate_files(constants, command='train'):
             # what stands beside weights that are named is meant, not what may be another BERT's
             is_whole = is_training or is_reader(path)
             folders = [os.path.dirname(path), *[folder] * (not is_whole)]
-    if constants.valid_data != 'auto':
-        answers = f'{constants.valid_data}.answers'  # as data/convert.py calls them
-        paths.update(sogouqa=constants.valid_data, official_answers=answers)
-    if constants.train_data != 'auto':
-        paths['webqa'] = constants.train_data
+    paths.update(_questions(constants, folder))
     files = Files(**paths, demo=demo)
     if is_training:
         _refuse_overwriting(files, constants.output_dir)
     return files
+
+
+def _questions(constants, folder):
+    """Return {name: list of paths} of those of Files that hold questions and their answers."""
+    names = 'webqa', 'sogouqa', 'official_answers'
+    paths = {name: [os.path.join(folder, FILE_NAMES[name])] for name in names}
+    own = [] if constants.train_data == 'auto' else constants.train_data.split(',')
+    if constants.valid_data != 'auto':
+        paths.update(webqa=own, sogouqa=[constants.valid_data])
+    elif own:
+        paths.update(webqa=[], sogouqa=own)
+    if own or constants.valid_data != 'auto':  # as data/convert.py calls them
+        paths['official_answers'] = [f'{path}.answers' for path in paths['sogouqa']]
+    return paths
 
 
 def _refuse_overwriting(files, output_dir):
@@ -147,11 +160,6 @@ def _meant(path):
     return re.sub(r'\.(index|meta|data-\d{5}-of-\d{5})$', '', path)
 
 
-def train_paths(constants, files):
-    """Return the paths of the data to train on beside SogouQA, or instead of it."""
-    return [files.webqa] if constants.train_data == 'auto' else constants.train_data.split(',')
-
-
 def exists(path):
     """Whether a file, a pipe, or a checkpoint of that name exists."""
     is_there = os.path.exists(path) and not os.path.isdir(path)
@@ -164,12 +172,23 @@ def is_lasting(path):
     return os.path.isfile(path) and not re.fullmatch(stream, os.path.abspath(path))
 
 
-def require(*paths, cure=None):
-    """Raise UserError that lists what is missing of `paths`; '' means that none is needed."""
+def require(*paths, constants=None, cure=None):
+    """Raise UserError that lists what is missing of `paths`; '' means that none is needed.
+
+    constants: those of them that name data that is missing are told, unless None.
+    """
     missing = [path for path in paths if path and not exists(path)]
     if not missing:
         return
-    lines = [f'missing: {", ".join(missing)}']
+    by = {}  # {path: the constant that names it}
+    if constants:
+        by = {os.path.join(constants.data_dir, name): 'data_dir' for name in FILE_NAMES.values()}
+        by.update(dict.fromkeys(constants.train_data.split(','), 'train_data'))
+        by[constants.valid_data] = 'valid_data'
+    listed = [f'{path} (named by {by[path]})' if path in by else path for path in missing]
+    if {*map(by.get, missing)} <= {'train_data', 'valid_data'}:
+        cure = 'check the path, or give another'
+    lines = [f'missing: {", ".join(listed)}']
     lines.append(cure or 'data/README.md says where to download it, or check the path')
     for path in [] if cure else missing:
         there = ', '.join(map(os.path.basename, _glob(os.path.dirname(path), '*')[:9]))

@@ -240,8 +240,11 @@ def refuse_others(name, source):
 
 def print_stream(stream, predict, passage_text):
     """Print the predictions for records as they come, see `predict_stream`, a line of JSON each."""
-    for prediction in predict_stream(stream, predict, passage_text):
-        print(escaped(json.dumps(prediction, ensure_ascii=False)), flush=True)
+    try:
+        for prediction in predict_stream(stream, predict, passage_text):
+            print(escaped(json.dumps(prediction, ensure_ascii=False)), flush=True)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt('interrupted') from None  # nothing is kept to continue with
 
 
 def predict_stream(stream, predict, passage_text):

@@ -13,7 +13,7 @@ import typing
 from evaluate_sogou import Reference, UserError, load_official_answers
 
 from .files import read_text, write_durably
-from .paths import DATA, is_lasting
+from .paths import DATA, FILE_NAMES, is_lasting
 from .process import log, rank_and_world_size
 
 SEPARATORS = '[ 、；，]'  # each is read as a comma, see `unify_separators` of the script
@@ -49,10 +49,7 @@ def load_questions(path, passage_text=AS_IT_STANDS, labelled=True):
             raise
         what, name = str(error).partition('; ')[0], shlex.quote(str(path))
         raise UserError(f'{what}; convert it: python data/convert.py {name} NEW.json') from None
-    ids = collections.Counter(map(id_of, filter(id_of, records)))
-    for question_id, count in ids.most_common(1):
-        if count > 1:
-            raise UserError(f'{path}: {count} records have the id {question_id!r}; ids must differ')
+    _require_other_ids(path, records)
     lacking = [number for number, record in enumerate(records, 1) if defects(record)]
     if lacking:
         lack = f'{len(lacking)} of {len(records)} records lack something'
@@ -61,6 +58,13 @@ def load_questions(path, passage_text=AS_IT_STANDS, labelled=True):
         cut_off = '; the file looks cut off' if lacking == [len(records)] else ''
         log(f'{path}: {lack}{unused}: {first}{cut_off}')
     return records
+
+
+def _require_other_ids(path, records):
+    ids = collections.Counter(map(id_of, filter(id_of, records)))
+    for question_id, count in ids.most_common(1):
+        if count > 1:
+            raise UserError(f'{path}: {count} records have the id {question_id!r}; ids must differ')
 
 
 def _load_json(path):
@@ -173,7 +177,8 @@ def _require(value, kind, place):
     """Raise UserError for a value of JSON that is not of a Python type."""
     if not isinstance(value, kind):
         expected = {dict: 'a record, {...}', list: 'a list, [...]', str: 'a text, "..."'}[kind]
-        raise UserError(f'{place}: expected {expected}, got {value!r:.40}')
+        got = 'nothing' if value is None else f'{value!r:.40}'
+        raise UserError(f'{place}: expected {expected}, got {got}')
 
 
 def as_asked(question, passages, passage_text=AS_IT_STANDS):
@@ -214,9 +219,10 @@ def saved_order(path, drawn):
 def require_data(train_data, valid_data, files):
     """Raise UserError where there is nothing to train on, or no id to validate on."""
     if not train_data:
-        raise UserError(f'{files.webqa}: no complete record to train on, nor in {files.sogouqa}')
+        both = ', '.join(dict.fromkeys([*files.webqa, *files.sogouqa]))
+        raise UserError(f'{both}: no complete record to train on')
     if not any(map(id_of, valid_data)):  # or it would be noticed after training
-        raise UserError(f'{files.sogouqa}: no record with an id to validate on')
+        raise UserError(f'{", ".join(files.sogouqa)}: no record with an id to validate on')
 
 
 def dataset_answers(records):
@@ -235,20 +241,25 @@ def dataset_answers(records):
 
 
 def load_references(files, records):
-    """Return {id: Reference}: the official answers if that file exists, else the passages' own.
+    """Return {id: Reference}: of the files of answers if all exist, else the passages' own.
 
-    files: paths.Files; records: those to validate on. Raises UserError where an id has no
-    answer.
+    files: paths.Files; records: those of its sogouqa. Raises UserError where an id has no answer,
+    or several records have it.
     """
-    path, dataset = files.official_answers, files.sogouqa
-    if not os.path.isfile(path):
-        beside = f'no {os.path.basename(path)} beside it'
-        log(f'scoring against the answers in {dataset}: {beside}')
+    datasets, paths = ', '.join(files.sogouqa), ', '.join(files.official_answers)
+    _require_other_ids(datasets, records)
+    missing = [path for path in files.official_answers if not os.path.isfile(path)]
+    if missing:
+        beside = f'no {os.path.basename(missing[0])} beside it'
+        log(f'scoring against the answers in {datasets}: {beside}')
         return dataset_answers(records)
-    references = load_official_answers(path)
+    references = {}
+    for path in files.official_answers:
+        references.update(load_official_answers(path))
     for record in records:
         if id_of(record) and id_of(record) not in references:
-            lacks = f'lacks the id {id_of(record)!r} of {dataset}'
-            raise UserError(f'{path}: {lacks}; move it elsewhere')
-    log(f'scoring against the official answers in {path}')
+            lacks = f'lacks the id {id_of(record)!r} of {datasets}'
+            raise UserError(f'{paths}: {lacks}; move it elsewhere')
+    official = 'official ' * (os.path.basename(paths) == FILE_NAMES['official_answers'])
+    log(f'scoring against the {official}answers in {paths}')
     return references

@@ -62,8 +62,8 @@ def as_text(answer, passages, tokenizer):
     """
     tokens, lines = [*tokenizer.ids_to_tokens(answer.token_ids), '[SEP]'], []
     for number, candidate in enumerate(answer.candidates):
-        text, score = visible(candidate.text), candidate.score
-        line = f'    or: {text}' if number else f'answer: {text or "(none)"}'
+        text, score = visible(candidate.text) or '(none)', candidate.score
+        line = f'    or: {text}' if number else f'answer: {text}'
         line += '' if score is None else f' (score {score:.3f})'
         lines.append(line if candidate.finished or not number else f'{line}, not finished')
     for number, pieces, vote in by_votes(passages, as_dict(answer)):

@@ -54,10 +54,11 @@ def backups_in(folder, prefix=''):
     return [os.path.join(folder, name) for name in names]
 
 
-def restore(folder, checkpoint):
+def restore(folder, checkpoint, others=None):
     """Go back to the newest backup. Returns its path, or None where there is none.
 
-    checkpoint: tf.train.Checkpoint of a State, as `state`, and of what is trained. Raises UserError
+    checkpoint: tf.train.Checkpoint of a State, as `state`, and of what is trained; others: {name of
+    what is fixed as a digest: what a backup with another was made with, in words}. Raises UserError
     where the backup is of another run, or damaged: TensorFlow has checksums.
     """
     if not backups_in(folder):
@@ -71,8 +72,10 @@ def restore(folder, checkpoint):
             for name, value in checkpoint.state.fixed.items():
                 before = saved.fixed.get(name)
                 if before != value:
-                    made = f'{backup}: made with {name} = {before!r}, now {value!r}'
-                    raise UserError(f'{made}; change that back, or {afresh}')
+                    made = f'{name} = {before!r}, now {value!r}'
+                    if others and name in others:
+                        made = f'{others[name]} (reader.json there names its files)'
+                    raise UserError(f'{backup}: made with {made}; change that back, or {afresh}')
             checkpoint.read(path).assert_existing_objects_matched()
     except ERRORS as error:
         raise UserError(f'{backup}: damaged ({first_line(error)}); {afresh}') from None
@@ -121,11 +124,20 @@ class Run:
         self.state, self.board, self.asked = State(fixed=fixed), None, False
         everything = {'state': self.state, 'bert': self.model, 'optimizer': trainer.optimizer}
         self.checkpoint, self.backed_up_at = tf.train.Checkpoint(**everything), time.monotonic()
-        backup = restore(constants.output_dir, self.checkpoint)
+        data, first = ', '.join([*used.webqa, *used.sogouqa]), used.checkpoint or 'random ones'
+        others = {
+            'the BERT': f'another BERT than {used.config} and {used.vocabulary}',
+            'the first weights': f'other first weights than {first}',
+            'the data': f'other data than {data}',
+        }
+        backup = restore(constants.output_dir, self.checkpoint, others)
         if backup:
-            updates = f'update {self.state.step} of {self.batches.steps * constants.epochs}'
-            afresh = 'to start afresh, choose another output_dir or delete this one'
-            log(f'continuing after {updates} from {backup}; {afresh}')
+            total = self.batches.steps * constants.epochs
+            is_complete = self.state.step >= total and len(self.state.log) >= constants.epochs
+            done = f'continuing after update {self.state.step} of {total} from {backup}'
+            if is_complete:
+                done = f'{backup}: training is complete; for more of it raise epochs'
+            log(f'{done}; to start afresh, choose another output_dir or delete this one')
         mine = int(files.digest([self.state.serialize()])[:12], 16)
         if self.mean_of_workers(mine) != mine:
             what = 'the workers begin with different backups, data or constants'

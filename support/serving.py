@@ -8,6 +8,7 @@ from evaluate_sogou import UserError
 
 from .files import durable_write, plainly_named
 from .keras2 import tf
+from .process import log
 from .unilm import UniLM
 
 
@@ -52,3 +53,4 @@ def export(folder, reader, mask):
         module = servable(reader.model, mask)
         with plainly_named(os.path.join(temporary, 'vocab.txt')) as plain:
             tf.saved_model.save(module, os.path.dirname(plain), module.predict)
+    log(f'{folder}: written, a SavedModel with {" and ".join(texts)}')

@@ -210,10 +210,10 @@ DEMO_BERT = (
 def configure(constants, overrides, command='train'):
     """Make the constants that are meant: those of the class, the overrides, the demo's own.
 
-    All but `train` take those in TRAINED, configuration and vocabulary from the trained reader.
-    constants: the class; overrides: {name: value}. Returns (an object of the class, Files, a list
-    of lines that say what differs from the class). Raises UserError for a value that is not
-    allowed.
+    All but `train` take those in TRAINED, configuration and vocabulary from the trained reader, and
+    `eval` its questions, see QUESTIONS. constants: the class; overrides: {name: value}. Returns (an
+    object of the class, Files, a list of lines that say what differs from the class). Raises
+    UserError for a value that is not allowed.
     """
     check_names(constants)
     usual, chosen = plain(constants()), changed(constants(), **overrides)
@@ -221,24 +221,26 @@ def configure(constants, overrides, command='train'):
     for name in overrides:
         value, other = getattr(chosen, name), getattr(usual, name)
         notes.append(f'{name} = {value!r}' + f' instead of {other!r}' * (value != other))
-    files = locate_files(chosen, command)
-    sources = {}  # {where other values are from: {name: value}}
-    reads_demo = chosen.valid_data == 'auto'
-    if files.demo and (command == 'train' or (command == 'eval' and reads_demo)):
-        notes.insert(0, DEMO if reads_demo else DEMO_BERT)
-        demo = json.loads(read_text(os.path.join(DATA, 'demo', 'constants.json'))).items()
-        sources['for the demo'] = {
-            name: own['value'] for name, own in demo if getattr(chosen, name) == own['instead_of']
-        }
+    files, sources = locate_files(chosen, command), {}
     if command != 'train':
         folder = os.path.dirname(files.checkpoint)
         if os.path.realpath(folder) != os.path.realpath(chosen.output_dir):
             notes.append(f'the trained reader is read from {folder}, where nothing is written')
         reader = os.path.join(folder, READER)
-        sources[f'by {reader}'] = trained_constants(reader, chosen, check)
+        sources[f'by {reader}'] = values = trained_constants(reader, chosen, check, command)
+        files = locate_files(dataclasses.replace(chosen, **values), command)
+    if files.demo and command in ('train', 'eval'):
+        demo = json.loads(read_text(os.path.join(DATA, 'demo', 'constants.json'))).items()
+        sources['for the demo'] = {
+            name: own['value'] for name, own in demo if getattr(chosen, name) == own['instead_of']
+        }
     for why, values in sources.items():
         for name, value in values.items():
             if name not in overrides and getattr(chosen, name) != value:
-                notes.append(f'{name} = {value!r} instead of {getattr(chosen, name)!r}, {why}')
+                if command == 'train' or why != 'for the demo':  # which are constants of training
+                    notes.append(f'{name} = {value!r} instead of {getattr(chosen, name)!r}, {why}')
                 chosen = dataclasses.replace(chosen, **{name: value})
+    is_own = chosen.train_data != 'auto' or chosen.valid_data != 'auto'
+    if files.demo and (command == 'train' or (command == 'eval' and not is_own)):
+        notes.insert(0, DEMO_BERT if is_own else DEMO)
     return chosen, files, notes

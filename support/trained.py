@@ -21,6 +21,8 @@ MAY_DIFFER = (
 )  # fmt: skip
 # what was trained is read with the values that it was trained with, unless others are given
 TRAINED = 'max_p_len', 'passage_stride', 'max_q_len', 'max_a_len', 'mode'
+# which questions `eval` scores; the first that is not 'auto' decides
+QUESTIONS = 'valid_data', 'train_data', 'data_dir'
 
 
 def fixed(constants):
@@ -63,7 +65,12 @@ def describe(folder, sizes, tokens, constants, files, packages):
     tokenizer = {'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'mask_token': None}
     versions = {package.__name__: package.__version__ for package in packages}
     versions['python'] = platform.python_version()
-    used = {'constants': vars(constants), 'files': files._asdict(), 'versions': versions}
+    kept = vars(constants).copy()
+    for name in QUESTIONS:  # `eval` may be started in another folder
+        if kept[name] != 'auto':
+            paths = kept[name].split(',') if name == 'train_data' else [kept[name]]
+            kept[name] = ','.join(map(os.path.abspath, paths))
+    used = {'constants': kept, 'files': files._asdict(), 'versions': versions}
     write_durably(os.path.join(folder, VOCABULARY), ''.join(f'{token}\n' for token in tokens))
     contents = (CONFIG, config), ('tokenizer_config.json', tokenizer), (READER, used)
     for name, content in contents:
@@ -71,11 +78,12 @@ def describe(folder, sizes, tokens, constants, files, packages):
         write_durably(os.path.join(folder, name), f'{text}\n')
 
 
-def trained_constants(path, constants, check):
-    """Return {name: value} of the constants in TRAINED, by a reader.json; {} where there is none.
+def trained_constants(path, constants, check, command):
+    """Return {name: value} of the constants that are by a reader.json; {} where there is none.
 
-    check: raises UserError for an object like `constants` with values that are not allowed. Raises
-    UserError where it is not as `describe` wrote it.
+    Those are the ones in TRAINED and, for `eval`, the one of QUESTIONS that decides, unless it is
+    given. check: raises UserError for an object like `constants` with values that are not allowed.
+    Raises UserError where it is not as `describe` wrote it.
     """
     if not os.path.exists(path):
         return {}
@@ -83,6 +91,11 @@ def trained_constants(path, constants, check):
     try:
         written = json.loads(text)['constants']
         trained = {name: written[name] for name in TRAINED if name in written}
+        for name in QUESTIONS if command == 'eval' else ():
+            own, value = getattr(constants, name), written.get(name, 'auto')
+            if own != 'auto' or value != 'auto':
+                trained.update({name: value} if own == 'auto' else {})
+                break
         check(dataclasses.replace(constants, **trained))
     except (UserError, ValueError, TypeError, KeyError, RecursionError) as error:
         what = f'not what train writes ({type(error).__name__}: {error})'

@@ -226,6 +226,25 @@ def test_train_says_what_it_does_and_eval_agrees(first_training, trained, on_sma
     assert last_line(out) == {**dict.fromkeys(last_line(out), 0), 'total': 2}
 
 
+def test_own_data_alone_is_split_and_found_again(script, trained, monkeypatch):
+    """By `eval` without an option, from any folder, wherever it writes; the rest was trained on."""
+    monkeypatch.chdir(trained)
+    write_json(trained / 'own.json', [record(i) for i in range(12)])
+    given = *small_options(trained), '--train_data=own.json', '--output_dir=own'
+    status, out, err = outputs(script, 'train', *given)
+    assert status == 0 and '10 questions to train on, 2 to validate' in err, err
+    order = read_json(trained / 'own' / 'random_order.json')
+    monkeypatch.chdir(trained / 'own')
+    for options in ['--output_dir=.'], ['--output_dir=../other', '--checkpoint_path=.']:
+        status, again, err = outputs(script, 'eval', *options)
+        assert (status, again) == (0, out), err
+        data = f"train_data = '{trained}/own.json' instead of 'auto', by ./reader.json\n"
+        assert err.count(data) == 1
+        lines = pathlib.Path(options[0][13:], 'predictions.tsv').read_text(encoding='utf-8')
+        ids = [line.split('\t')[0] for line in lines.splitlines()]
+        assert ids == [str(order[0]), str(order[10])]
+
+
 @pytest.mark.parametrize(('best_by', 'kept'), [('final', [1, 3]), ('loss', [1, 2])])
 def test_best_weights_are_kept_by_best_by(script, monkeypatch, best_by, kept):
     """By Final a tie goes to the later epoch, which has learnt longer."""
@@ -246,15 +265,22 @@ def test_best_weights_are_kept_by_best_by(script, monkeypatch, best_by, kept):
     [
         ('train', {'WebQA.json': '[{"id": "W1",'}, r'WebQA.json: not JSON \('),
         ('train --checkpoint_path=no.ckpt', {'SogouQA.json': None},
-         'missing: .*/SogouQA.json, no.ckpt; data/README.md says where to download it'),
+         r'missing: .*/SogouQA.json \(named by data_dir\), no.ckpt; data/README.md says where to'),
         ('train', {'vocab.txt': 'a\n'}, r'vocab.txt: lacks \[PAD\], \[UNK\], \[CLS\], \[SEP\]'),
         (f'train --checkpoint_path=FOLDER/{BEST} --max_q_len=400', {},
          '660 tokens are to be read; lower max_p_len'),
         # some layers would be left unused; heads and the order of tokens do not show in weights
-        ('train', {'bert_config.json': {'num_attention_heads': 4}}, 'made with the BERT = '),
+        ('train', {'bert_config.json': {'num_attention_heads': 4}},
+         r'made with another BERT than FOLDER/bert_config.json and FOLDER/vocab.txt \('),
+        (f'train --checkpoint_path=FOLDER/{BEST}', {},
+         rf'made with other first weights than FOLDER/{BEST} \(reader.json there names'),
         ('train --checkpoint_path=FOLDER/output', {'output/vocab.txt': REVERSED},
          f'{BEST}: trained with others than .*/config.json and .*/vocab.txt; take the files'),
-        ('train --train_data=no.json --valid_data=FOLDER/WebQA.json', {}, 'missing: no.json; '),
+        ('train --train_data=no.json --valid_data=FOLDER/WebQA.json', {},
+         r'missing: no.json \(named by train_data\); check the path, or give another$'),
+        ('eval', {'output/reader.json': {'constants': {'valid_data': '/x/dev.json'}}},
+         r'missing: /x/dev.json \(named by valid_data\); check the path, or give another$'),
+        ('eval', {'SogouQA.json': None}, r'missing: FOLDER/SogouQA.json \(named by data_dir\); '),
         ('eval', {BEST: None}, f'missing: .*{BEST}; run train first'),
         ('train --checkpoint_path=FOLDER/output --config_path=FOLDER/bert_config.json', {},
          'output/vocab.txt: line 55 is the last, but .*bert_config.json is made for 58 tokens; '),
@@ -281,6 +307,7 @@ def test_mistake_is_one_line_that_names_place_and_cure(trained, on_small, comman
     before = contents(trained)
     status, out, err = on_small(*command.replace('FOLDER', str(trained)).split())
     assert (status, out) == (2, '')
+    named = named.replace('FOLDER', str(trained))
     assert re.search(named, err.splitlines()[-1]) and 'Traceback' not in err, err
     after = contents(trained)
     assert before.items() <= after.items()

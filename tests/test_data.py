@@ -98,6 +98,20 @@ def test_own_data_to_validate_on_is_not_split(script, constants, sogouqa, tmp_pa
     assert not (tmp_path / 'random_order.json').exists()
 
 
+def test_every_tenth_of_own_data_alone_is_for_validation(script, constants, tmp_path):
+    """By the saved order; the rest trains once, but what lacks something, which keeps its place."""
+    constants = dataclasses.replace(constants, train_data='own.json')
+    own, order = [record(f'{i}') for i in range(23)], [*range(22, -1, -1)]
+    script.split([], own, constants)
+    drawn = json.loads((tmp_path / 'random_order.json').read_text(encoding='utf-8'))
+    assert sorted(drawn) == sorted(order) != drawn
+    write_json(tmp_path / 'random_order.json', order)
+    own[20]['question'] = own[12]['id'] = None  # the second is one for validation
+    train_data, valid_data = script.split([], own, constants)
+    assert valid_data == [own[22], own[12], own[2]]
+    assert train_data == [own[i] for i in order if i not in (22, 20, 12, 2)]
+
+
 def test_split_by_an_order_of_other_data_is_refused(script, constants, sogouqa, tmp_path):
     """A new order would put questions that were trained on into validation."""
     path = tmp_path / 'random_order.json'

@@ -1,5 +1,6 @@
 """data/convert.py and data/formats.py: public files become ours (damage: test_fuzzing.py)."""
 
+import contextlib
 import gzip
 import itertools
 import json
@@ -580,12 +581,43 @@ def test_command_writes_two_files_and_tells_what_it_did(given, tmp_path):
     assert {*os.listdir(tmp_path)} == {'given', 'ours', 'ours.answers'}
 
 
+@pytest.mark.parametrize('held', ['甲', ''])
+def test_answers_are_never_those_of_other_records(given, tmp_path, monkeypatch, capsys, held):
+    """Killed before whatever is renamed or removed, they may be missing; that there are none in the
+    end is said."""
+    output, answers = tmp_path / 'ours', tmp_path / 'ours.answers'
+    converted, found = convert_file(given([flat('甲', held)])), []
+    for moment in range(9):
+        write_json(output, ['old'])
+        answers.write_text('old', encoding='utf-8')
+        passed = itertools.count()
+
+        def killed(function, moment=moment, passed=passed):
+            def call(*given):
+                if next(passed) == moment:
+                    raise KeyboardInterrupt
+                return function(*given)
+
+            return call
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            for name in 'replace', 'remove':
+                patch.setattr(os, name, killed(getattr(os, name)))
+            convert.write(str(output), converted)
+        texts = [path.read_text(encoding='utf-8') for path in (output, answers) if path.exists()]
+        found.append(['old' in text for text in texts])
+    assert found[0] == [True, True] and found[-1] == [False] * (2 if held else 1)
+    assert [False, True] not in found and [True, False] not in found and len({*map(str, found)}) > 2
+    said = f'{answers}: removed, as it was of earlier records\n'
+    assert (said in capsys.readouterr().err) == (not held)
+
+
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
         (['.', 'ours'], '.: cannot be read (Is a directory)'),
         (['given', 'folder'], 'folder: is a folder'),
-        (['given', 'given/ours'], 'given/ours: cannot be written (File exists)'),
+        (['given', 'given/ours'], 'given/ours.answers: cannot be written (File exists)'),
         (['given', 'blocked'], 'blocked.answers: is a folder'),
         (['given', 'given'], 'given: is what is to be converted'),
         (['given.answers', 'given'], 'given.answers: is what is to be converted'),

@@ -191,7 +191,7 @@ def random_order(path, place):
 def official_answers(path, place):
     text = ''.join(f'Q{i}\t北京 {i}\t北京{i}|Beijing|{i}  \n' for i in range(12))
     path.write_text(text, encoding='utf-8')
-    files, data = place.files._replace(official_answers=str(path)), [record('Q0'), record('Q9')]
+    files, data = place.files._replace(official_answers=[str(path)]), [record('Q0'), record('Q9')]
     return lambda: records.load_references(files, data)['Q9']
 
 

@@ -34,9 +34,10 @@ def test_demo_is_used_as_long_as_none_of_the_real_files_is_there(
     (tmp_path / 'demo').mkdir()
     (tmp_path / there).touch()
     files = locate_files(script.Constants())
-    assert files.demo == (missing is None) and files.webqa.endswith('demo/WebQA.json') == files.demo
+    assert files.demo == (missing is None) == files.webqa[0].endswith('demo/WebQA.json')
     if missing:
-        line = refusal(paths.require, *files[:5], '')  # '': none is needed
+        needed = *files.webqa, *files.sogouqa, *files[2:5], ''  # '': none is needed
+        line = refusal(paths.require, *needed)
         assert line.startswith('missing: ') and '; data/README.md' in line
         found = [path.rpartition('/')[2] for path in line.partition(';')[0].split(', ')]
         assert found == missing
@@ -46,22 +47,25 @@ def test_files_lie_in_the_data_folder_unless_given(script):
     """Answers beside the data to validate on; a comma in the name of a folder separates nothing."""
     for name in 'data_dir', 'config_path', 'checkpoint_path', 'dict_path':
         files = locate_files(script.Constants(**{name: 'mine'}))  # none of the demo's instead
-        assert not files.demo and any(path.startswith('mine') for path in files[:5])
+        assert not files.demo
+        assert any(path.startswith('mine') for path in (*files.webqa, *files[2:5]))
     constants = script.Constants(data_dir='a,b', dict_path='b/c.txt', checkpoint_path='')
     files = locate_files(constants)
     names = 'WebQA.json', 'SogouQA.json', 'bert_config.json', 'qid_answer_expand'
-    *found, answers = (f'a,b/{name}' for name in names)
-    assert files == (*found, '', 'b/c.txt', answers, False)
-    assert paths.train_paths(constants, files) == ['a,b/WebQA.json']
-    data = {'train_data': 'b.json,c.json', 'valid_data': 'd.json'}
-    constants = script.Constants(data_dir='a', **data)
-    files = locate_files(constants)
-    assert paths.train_paths(constants, files) == ['b.json', 'c.json']
-    assert (files.sogouqa, files.official_answers) == ('d.json', 'd.json.answers')
-    for name, value in data.items():
-        line = refusal(locate_files, script.Constants(**{name: value}))
-        assert line == 'train_data and valid_data: give both, or none'
-    assert locate_files(script.Constants(valid_data='d.json'), 'eval').sogouqa == 'd.json'
+    webqa, sogouqa, config, answers = (f'a,b/{name}' for name in names)
+    assert files == ([webqa], [sogouqa], config, '', 'b/c.txt', [answers], False)
+    own = {'train_data': 'b.json,c.json', 'valid_data': 'd,e.json'}
+    for given, train, split in (
+        ([*own], ['b.json', 'c.json'], ['d,e.json']), (['train_data'], [], ['b.json', 'c.json']),
+    ):  # fmt: skip
+        constants = script.Constants(data_dir='a', **{name: own[name] for name in given})
+        answers = [f'{path}.answers' for path in split]
+        for command in 'train', 'eval':
+            files = locate_files(constants, command)
+            assert (files.webqa, files.sogouqa, files.official_answers) == (train, split, answers)
+    valid_alone = script.Constants(valid_data='d.json')
+    assert refusal(locate_files, valid_alone).startswith('valid_data: give train_data too')
+    assert locate_files(valid_alone, 'eval').sogouqa == ['d.json']
 
 
 @pytest.mark.parametrize(('there', 'meant'), [(f'{CHECKPOINT}.index', CHECKPOINT), (BEST, BEST)])
@@ -84,9 +88,9 @@ def test_configuration_and_vocabulary_stand_beside_the_weights(
     for given in tmp_path, tmp_path / BEST:
         files = locate_files(script.Constants(checkpoint_path=str(given)))
         assert files[2:5] == tuple(str(tmp_path / name) for name in (config, BEST, 'vocab.txt'))
-        assert files.demo == reader and files.webqa.endswith('demo/WebQA.json') == reader
+        assert files.demo == reader == files.webqa[0].endswith('demo/WebQA.json')
     files = locate_files(script.Constants(checkpoint_path=str(tmp_path), data_dir='elsewhere'))
-    assert not files.demo and files.webqa == 'elsewhere/WebQA.json'
+    assert not files.demo and files.webqa == ['elsewhere/WebQA.json']
     # where one stands is no matter
     monkeypatch.chdir(tmp_path)
     assert not locate_files(script.Constants(checkpoint_path='')).demo
@@ -144,7 +148,7 @@ def test_parts_of_two_berts_are_not_put_together(script, tmp_path):
     for name in 'a_config.json', 'b_config.json', 'words.txt':
         (folder / name).write_text(A_BERTS)
     files = locate_files(script.Constants(**named))
-    line = refusal(paths.require, *files[:5])
+    line = refusal(paths.require, *files[2:5])
     assert line == (
         f'missing: {folder}/bert_config.json, {folder}/vocab.txt; data/README.md says where to '
         'download it, or check the path; sought bert_config.json, config.json, *config*.json among '
@@ -153,9 +157,9 @@ def test_parts_of_two_berts_are_not_put_together(script, tmp_path):
         'words.txt; dict_path may name another'
     )
     given = {'config_path': str(folder / 'a_config.json'), 'dict_path': str(folder / 'words.txt')}
-    paths.require(*locate_files(script.Constants(**named, **given))[:5])
+    paths.require(*locate_files(script.Constants(**named, **given))[2:5])
     # those of the data are meant once they are named
-    both = {'config_path': files.webqa, 'dict_path': str(data / 'vocab.txt')}
+    both = {'config_path': files.webqa[0], 'dict_path': str(data / 'vocab.txt')}
     assert locate_files(script.Constants(**named, **both)).vocabulary == f'{data}/vocab.txt'
 
 

@@ -22,7 +22,7 @@ import evaluate_sogou
 from evaluate_sogou import Reference
 from support import predictions, trained
 from support.answers import Answer
-from support.predictions import predict_stream, predict_to_file
+from support.predictions import predict_stream, predict_to_file, print_stream
 from support.records import dataset_answers
 
 IDS = 'abcdefg'
@@ -299,6 +299,18 @@ def answers_to(stream, groups):
 
 def question(text):
     return json.dumps({'question': text, 'passages': ['北京']}, ensure_ascii=False).encode()
+
+
+def test_stream_that_is_interrupted_promises_no_continuation():
+    """Nothing of it is kept, unlike what other commands have answered."""
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+        yield
+
+    stream = io.StringIO('{"question": "谁？", "passages": ["甲"]}\n')
+    with pytest.raises(KeyboardInterrupt, match=r'^interrupted$'):
+        print_stream(stream, interrupted, lambda passage: passage['passage'])
 
 
 def test_records_are_answered_as_they_come():

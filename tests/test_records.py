@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import threading
 
 import pytest
@@ -13,7 +14,7 @@ from support.paths import Files
 
 MARK = '\ufeff'
 LACK = 'records lack something and cannot be used: record'
-FILES = Files('WebQA.json', 'SogouQA.json', *['some file'] * 4, demo=False)
+FILES = Files(['WebQA.json'], ['SogouQA.json'], *['some file'] * 4, demo=False)
 ODD = record_of(('Ａ…\t \u3000', '北京 上海'), question='😀', question_id='0')
 
 
@@ -114,7 +115,7 @@ def test_complete_records_are_read_as_they_stand_and_in_silence(read):
         ({'answer': ['北京', '上海']}, '北京 上海', '北京 上海'),  # as where they are a text
         ({'answer': [' 北京 ', '', ' ', 'New York']}, '北京 New York', '北京 New York'),
         ({'answer': []}, '', ''),
-        ({}, '"answer" of passage 1: expected a text, "...", got None', ''),
+        ({}, '"answer" of passage 1: expected a text, "...", got nothing', ''),
         ({'answer': ['北', 5]}, '"answer" of passage 1: part 2: expected a text, "...", got 5', ''),
         ({'answer': {}}, '"answer" of passage 1: expected a text, ', ''),
         ({'answer': '\ud800'}, '"answer" of passage 1: holds half a character', ''),
@@ -200,10 +201,30 @@ def test_what_is_asked_stays_as_it_was_given():
     assert passage == {'passage': '中国', 'title': '标题'}
 
 
+def test_own_data_is_scored_by_the_files_of_answers_beside_all_of_it(tmp_path, capsys):
+    """Said by name, and not called official; two files may not share an id."""
+    data, paths = [record('a'), record('b')], [str(tmp_path / name) for name in ('1', '2')]
+    answers = [f'{path}.answers' for path in paths]
+    files = FILES._replace(sogouqa=paths, official_answers=answers)
+    for path, name in zip(answers, 'ab', strict=True):
+        own = records.dataset_answers(data)
+        assert records.load_references(files, data) == own
+        pathlib.Path(path).write_text(f'{name}\t{name}\t{name}\n', encoding='utf-8')
+    expected = {name: Reference(name, (name,)) for name in 'ab'}
+    assert records.load_references(files, data) == expected
+    both, own = ', '.join(answers), f'scoring against the answers in {", ".join(paths)}: no'
+    assert capsys.readouterr().err.splitlines() == [
+        f'{own} 1.answers beside it', f'{own} 2.answers beside it',
+        f'scoring against the answers in {both}',
+    ]  # fmt: skip
+    line = refusal(records.load_references, files, [*data, record('a')])
+    assert line == f"{', '.join(paths)}: 2 records have the id 'a'; ids must differ"
+
+
 def test_official_answers_take_precedence_where_they_lie(tmp_path, capsys):
     """Each time one line says what is scored against; a record without id needs no answer."""
     path, data = tmp_path / 'qid_answer_expand', [record('a'), record('b'), {'passages': []}]
-    files = FILES._replace(official_answers=str(path))
+    files = FILES._replace(official_answers=[str(path)])
     assert records.load_references(files, data) == records.dataset_answers(data)
     path.write_text('a\t天津\t天津|津\nb\t\t\nc\t1\t1\n7\t\t\n', encoding='utf-8')
     data.append({'id': 7})
@@ -220,7 +241,7 @@ def test_official_answers_take_precedence_where_they_lie(tmp_path, capsys):
 def test_no_record_to_train_on_or_no_id_to_validate_on_is_refused():
     """A record with an id alone is enough: it is scored, as wrong."""
     message = refusal(records.require_data, [], [record('a')], FILES)
-    assert message == 'WebQA.json: no complete record to train on, nor in SogouQA.json'
+    assert message == 'WebQA.json, SogouQA.json: no complete record to train on'
     for valid_data in [], [{'passages': []}, {'id': None, 'question': '谁'}]:
         message = refusal(records.require_data, [record('a')], valid_data, FILES)
         assert message == 'SogouQA.json: no record with an id to validate on'

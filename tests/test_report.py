@@ -58,7 +58,7 @@ def lines_of(answer, passages):
           'passage 1 left: no answer 0.99', '  天津北京']),
         # other candidates follow the answer; a passage without probabilities was not asked
         (['在北京'], answer_of([vote()], others=[NOTHING._replace(score=0.25), BEGUN]),
-         ['answer: 北京 (score 0.500)', '    or:  (score 0.250)',
+         ['answer: 北京 (score 0.500)', '    or: (none) (score 0.250)',
           '    or: 北 (score 0.125), not finished', 'passage 1', '  在[北京]']),
         (['天津'], Answer(*NOTHING[:-1], [], [], [], [NOTHING], [LEFT]),
          ['answer: (none)', 'passage 1 left: no answer 0.99', '  天津']),

@@ -77,7 +77,8 @@ def test_training_cut_off_after_a_step_ends_as_if_it_had_not_been(train, undistu
             train(output, backup_minutes=ALWAYS if number < 3 else 10)
         output = tmp_path / f'{number}'
     status, last_line, err = train(output)
-    assert status == 0 and 'continuing after update 24 of 24' in err
+    assert status == 0 and 'continuing' not in err
+    assert f'{output / backup(24, 3)}: training is complete; for more of it raise epochs' in err
     assert_undisturbed(output, last_line, undisturbed)
 
 
@@ -90,6 +91,14 @@ def test_training_that_was_killed_ends_as_if_it_had_not_been(study, train, undis
     assert process.kill() == -signal.SIGKILL and not (output / backup(16, 1)).exists()
     status, last_line, err = train(output)
     assert status == 0 and re.search(r'continuing after update 1[0-5] of 24', err)
+    assert_undisturbed(output, last_line, undisturbed)
+
+
+def test_training_is_complete_once_its_last_epoch_is_scored(train, undisturbed, tmp_path):
+    """Before that it goes on, although all updates are made."""
+    output = shutil.copytree(undisturbed.stages / backup(24, 2), tmp_path / 'output')
+    status, last_line, err = train(output)
+    assert status == 0 and 'continuing after update 24 of 24' in err and 'is complete' not in err
     assert_undisturbed(output, last_line, undisturbed)
 
 
@@ -203,13 +212,15 @@ LAST, OTHER = backup(16, 2), Path('../other', backup(24, 3))
 INDEX, DATA = 'checkpoint.index', 'checkpoint.data-00000-of-00001'
 REFUSED = [  # constants; a file of the backup, and what it holds then, None: it is not there; said
     ({'learning_rate': 0.002}, None, 'learning_rate = 0.003, now 0.002; change that back, or star'),
-    ({'data_dir': '../data'}, None, 'made with the data = '),
-    ({'checkpoint_path': '../other'}, None, 'made with the first weights = '),
+    ({'data_dir': '../data'}, None,
+     'made with other data than ../data/WebQA.json, ../data/SogouQA.json (reader.json there names'),
+    ({'checkpoint_path': '../other'}, None,
+     f'made with other first weights than ../other/{BEST} (reader.json there names its files); c'),
     ({}, (INDEX, lambda: (OTHER / INDEX).read_bytes()), 'damaged ('),
     ({}, (DATA, lambda: (OTHER / DATA).read_bytes()), 'damaged ('),
     ({}, (INDEX, None), 'damaged ('),
     ({}, (DATA, None), 'damaged ('),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(('constants', 'change', 'message'), REFUSED)

@@ -18,11 +18,13 @@ def reader(script, small_bert):
     return script.ReadingComprehension(*small_bert, script.Constants(max_a_len=7))
 
 
-def test_exported_model_gives_the_token_after_the_last_one(script, reader, tmp_path):
+def test_exported_model_gives_the_token_after_the_last_one(script, reader, tmp_path, capsys):
     """Of rows of many lengths, some without an answer yet; whatever fills them up. Beside it stand
-    the tokens, each at the line of its id, and the constants."""
+    the tokens, each at the line of its id, and the constants; a line says that all is there."""
     folder, rng = tmp_path / 'models' / '1', np.random.default_rng(0)
     export(str(folder), reader, script.unilm_mask)
+    said = f'{folder}: written, a SavedModel with vocab.txt and constants.json\n'
+    assert capsys.readouterr().err.endswith(said)
     serve = tf.saved_model.load(str(folder)).signatures['serving_default']
     sources = [rng.integers(4, 40, length).tolist() for length in (3, 9, 5, 40)]
     answers = [rng.integers(4, 40, length).tolist() for length in (0, 4, 1, 0)]

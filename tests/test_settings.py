@@ -86,7 +86,7 @@ def test_home_is_meant_wherever_a_path_is_given(script, monkeypatch):
         'Edited', [('data_dir', Path, '~/b')], bases=(script.Constants,), frozen=True
     )
     constants, files, notes = configure(edited, {'output_dir': pathlib.Path('~/c')})
-    assert (files.webqa, constants.output_dir) == ('/HOME/b/WebQA.json', '/HOME/c')
+    assert (files.webqa, constants.output_dir) == (['/HOME/b/WebQA.json'], '/HOME/c')
     assert notes == ["output_dir = '/HOME/c' instead of 'output'"]
 
 
@@ -194,7 +194,7 @@ def test_what_was_trained_keeps_its_own_lengths_and_bert(script, tmp_path):
         constants, files, notes = configure(script.Constants, trained, command)
         assert constants == script.Constants(max_p_len=70, mode='generative', **trained)
         assert notes[2] == f'max_p_len = 70 instead of 256, by {tmp_path}/reader.json'
-        assert files.sogouqa == 'elsewhere/SogouQA.json'
+        assert files.sogouqa == ['elsewhere/SogouQA.json']
         names = 'config.json', 'model.safetensors', 'vocab.txt'
         assert files[2:5] == tuple(f'{tmp_path}/{name}' for name in names)
     given = {**trained, 'max_p_len': 256, 'dict_path': 'mine.txt'}
@@ -204,6 +204,51 @@ def test_what_was_trained_keeps_its_own_lengths_and_bert(script, tmp_path):
     # training does not go by it
     constants, files, _ = configure(script.Constants, trained)
     assert constants == script.Constants(**trained) and files.vocabulary == 'elsewhere/vocab.txt'
+
+
+READERS = 'b.json', 'a.json', 'data'  # valid_data, train_data and data_dir of a reader.json
+
+
+@pytest.mark.parametrize(
+    ('of_reader', 'given', 'taken'),
+    [
+        ((*READERS,), {}, {'valid_data': 'b.json'}),
+        (('auto', *READERS[1:]), {}, {'train_data': 'a.json'}),
+        (('auto', 'auto', 'data'), {}, {'data_dir': 'data'}),
+        (('auto',) * 3, {}, {}),
+        ((), {}, {}),  # of an earlier version
+        # what decides is given; what does not is no reason to leave the other
+        (READERS, {'valid_data': 'c.json'}, {}),
+        (('auto', *READERS[1:]), {'valid_data': 'c.json'}, {}),
+        (('auto', 'auto', 'data'), {'train_data': 'c.json'}, {}),
+        (READERS, {'data_dir': 'c', 'train_data': 'd.json'}, {'valid_data': 'b.json'}),
+        (('auto', *READERS[1:]), {'data_dir': 'c'}, {'train_data': 'a.json'}),
+    ],
+)
+def test_eval_takes_the_questions_of_its_reader_unless_given(
+    script, tmp_path, of_reader, given, taken
+):
+    """In a line each, and only what it uses; no other command looks for them."""
+    constants = dict(zip(('valid_data', 'train_data', 'data_dir'), of_reader, strict=False))
+    write_json(tmp_path / 'reader.json', {'constants': constants})
+    given = {'output_dir': str(tmp_path), **given}
+    for command in 'eval', 'predict', 'export':
+        expected = {**given, **(taken if command == 'eval' else {})}
+        constants, files, notes = configure(script.Constants, given, command)
+        demo = {'batch_size': 64, 'epochs': 3, 'learning_rate': 3e-4} if files.demo else {}
+        demo = demo if command == 'eval' else {}  # silently: they are of training
+        assert constants == script.Constants(**expected, **demo)
+        by = [line for line in notes if line.endswith(f', by {tmp_path}/reader.json')]
+        assert by == [
+            f"{name} = '{value}' instead of 'auto', by {tmp_path}/reader.json"
+            for name, value in taken.items()
+            if command == 'eval'
+        ]
+        assert not any('for the demo' in line for line in notes)
+        meant = expected.get('valid_data') or expected.get('train_data')
+        assert not meant or files.sogouqa == [meant]
+        is_demo = not {*expected} & {'valid_data', 'train_data', 'data_dir'}
+        assert (settings.DEMO in notes) == (command == 'eval' and is_demo)
 
 
 def test_name_that_no_constant_has_is_refused_from_python_too(script):

@@ -76,6 +76,17 @@ def test_trained_reader_is_a_folder_of_hugging_face(reader):
     assert bert.describe(again) == bert.describe(files)
 
 
+def test_paths_of_data_hold_from_any_folder(script, small, monkeypatch):
+    """A comma separates those to train on, nothing else; what is not given stays so."""
+    monkeypatch.chdir(small)
+    given = {'train_data': 'b.json,c/d.json', 'valid_data': 'e,f.json', 'config_path': 'g.json'}
+    used = script.Constants(**given)
+    trained.describe('.', {}, [], used, small_files(script, small), [])
+    written = json.loads((small / 'reader.json').read_text(encoding='utf-8'))['constants']
+    absolute = {'train_data': f'{small}/b.json,{small}/c/d.json', 'valid_data': f'{small}/e,f.json'}
+    assert written == {**vars(used), **absolute}
+
+
 def test_trained_reader_is_a_bert_to_train_from(script, reader):
     """Also where configuration and vocabulary in an edited script are still the BERT's own."""
     folder, model, constants, files = reader
