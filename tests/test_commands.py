@@ -558,7 +558,7 @@ def test_exported_reader_answers_as_the_readme_says(demo, script, tmp_path):
     """The loop that it shows, in a process without this project, against the reader."""
     status, _, err = outputs(script, 'export', tmp_path / 'model', f'--output_dir={demo[0]}')
     assert status == 0, err
-    readme = pathlib.Path(ROOT, 'README.md').read_text(encoding='utf-8')
+    readme = pathlib.Path(ROOT, 'support', 'README.md').read_text(encoding='utf-8')
     [loop] = re.findall(r'```python\n(import json.*?)```', readme, re.DOTALL)
     loop += 'import sys\nfor asked in json.load(sys.stdin):\n    print(answer(*asked))\n'
     asked = [script.asked(question) for question in read_json(DEMO / 'SogouQA.json')[100:110]]

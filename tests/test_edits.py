@@ -1,4 +1,4 @@
-"""The edits that the README shows, each made to a copy of the script and run on the demo."""
+"""The edits that support/README.md shows, each made to a copy of the script and run on the demo."""
 
 import contextlib
 import csv
@@ -19,10 +19,10 @@ VOTE, SMOOTHING, SILENT, NUCLEUS, TITLE, SPLIT, TASK = range(7)
 LIMITS = 2, 4, 4, 15, 4, 3, 12  # lines that may change
 
 
-def readme_edits(heading):
-    """The edits of a section of the README: for each a list of diffs, which are lists of lines."""
-    with open(os.path.join(ROOT, 'README.md'), encoding='utf-8') as file:
-        section = file.read().split(f'\n## {heading}\n')[1].split('\n## ')[0]
+def readme_edits():
+    """The edits that are shown: for each a list of diffs, which are lists of lines."""
+    with open(os.path.join(ROOT, 'support', 'README.md'), encoding='utf-8') as file:
+        section = file.read().split('\n## Edits that people make\n')[1].split('\n## ')[0]
     edits = []
     for text, diff in re.findall(r'(.*?)```diff\n(.*?)```\n', section, re.DOTALL):
         if text.strip():  # what it is about; a diff without belongs to the one before
@@ -51,7 +51,7 @@ def make(tmp_path):
         with open(script, encoding='utf-8') as file:
             text = file.read()
         for number in numbers:
-            text = edited(text, readme_edits('Edits that people make')[number])
+            text = edited(text, readme_edits()[number])
         path = tmp_path / f'edited{number}.py'
         path.write_text(text, encoding='utf-8')
         specification = importlib.util.spec_from_file_location(path.stem, path)
@@ -95,15 +95,11 @@ def run(tmp_path):
 
 
 def test_edits_are_as_small_as_promised():
-    edits = readme_edits('Edits that people make')
+    edits = readme_edits()
     assert len(edits) == len(LIMITS)
     for edit, limit in zip(edits, LIMITS, strict=True):
         for mark in '+-':
             assert sum(line[0] == mark for diff in edit for line in diff) <= limit
-
-
-def test_chinese_section_shows_the_same_edits():
-    assert readme_edits('大家常做的修改') == readme_edits('Edits that people make')
 
 
 def test_plain_mean_instead_of_the_vote(make):
