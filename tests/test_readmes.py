@@ -34,5 +34,5 @@ def test_prose_is_narrow_and_what_is_named_exists(path):
         name, _, anchor = link.partition('#')
         target = folder / (name or pathlib.Path(path).name)
         assert target.exists(), link
-        page = re.sub(r'[^\w\n -]', '', text_of(target) if anchor else '')
+        page = '\n' + re.sub(r'[^\w\n -]', '', text_of(target) if anchor else '')
         assert not anchor or f'\n-{anchor}\n' in page.lower().replace(' ', '-'), link
