@@ -3,13 +3,14 @@
 import collections
 import dataclasses
 import glob
+import json
 import os
 import re
 
 from evaluate_sogou import UserError
 
 from .files import read_text
-from .trained import AGAIN, CONFIG, READER, VOCABULARY, WEIGHTS, is_reader
+from .trained import AGAIN, CONFIG, READER, TRAINING, VOCABULARY, WEIGHTS, is_reader
 
 DATA = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'data')
 # in a folder of data
@@ -198,3 +199,10 @@ def in_reader_folder(constants, files):
         order = os.path.join(folder, 'random_order.json')
         require(order, cure='copy it from where the weights were trained')
     return dataclasses.replace(constants, output_dir=folder)
+
+
+def as_trained(constants, files):
+    """Return constants with those in TRAINING as the weights were trained, where that is known."""
+    path = os.path.join(os.path.dirname(files.checkpoint), READER)
+    used = json.loads(read_text(path))['constants'] if os.path.exists(path) else {}
+    return dataclasses.replace(constants, **{name: used[name] for name in TRAINING if name in used})

@@ -120,6 +120,7 @@ class CommandLine(typing.NamedTuple):
     path: str | None = None  # the questions of predict, '-' for standard input; export's folder
     question: str | None = None  # of predict, with its passages, a list of str
     passages: list | None = None
+    compare_with: str | None = None  # of eval: other predictions, their file or folder
 
 
 def read_command_line(constants, description, arguments=None):
@@ -153,25 +154,30 @@ def parse(constants, description, arguments=None):
         convert = true_or_false if kind.python is bool else kind.python
         options.add_argument(f'--{name}', type=convert, help=argparse.SUPPRESS)
     overrides, rest = options.parse_known_args(arguments)
+    alike, home = {'add_help': False, 'allow_abbrev': False}, os.path.expanduser
+    of_eval = Parser(**alike)
+    of_eval.add_argument('--compare_with', type=home)
+    compared, rest = of_eval.parse_known_args(rest)
     parser = Parser(add_help=False)
     commands = parser.add_subparsers(dest='command', required=True)
-    alike = {'add_help': False, 'allow_abbrev': False}
     for command in 'train', 'eval':
         commands.add_parser(command, **alike)
     predict = commands.add_parser('predict', **alike)
     asked = predict.add_mutually_exclusive_group(required=True)
-    asked.add_argument('path', metavar='FILE', nargs='?')
+    asked.add_argument('path', metavar='FILE', nargs='?', type=home)
     asked.add_argument('--question')
     predict.add_argument('--passage', dest='passages', action='append')
-    commands.add_parser('export', **alike).add_argument('path', metavar='FOLDER')
+    commands.add_parser('export', **alike).add_argument('path', metavar='FOLDER', type=home)
     said, unknown = parser.parse_known_args(rest)
-    line = CommandLine(**vars(said), overrides=vars(overrides))
-    line = line._replace(path=line.path and os.path.expanduser(line.path))
+    line = CommandLine(**vars(said), **vars(compared), overrides=vars(overrides))
     if unknown:
         name = unknown[0].removeprefix('--').partition('=')[0]
-        nearest = difflib.get_close_matches(name, names, 1, 0)[0]
-        nearest = f'the nearest constant is --{nearest}='
+        allowed = [*names, *['compare_with'] * (line.command == 'eval')]
+        nearest = difflib.get_close_matches(name, allowed, 1, 0)[0]
+        nearest = f'the nearest {"constant" if nearest in names else "option"} is --{nearest}='
         raise UserError(f'{unknown[0]}: unknown to {line.command}; {nearest}, see --help')
+    if line.compare_with is not None and line.command != 'eval':
+        raise UserError(f'{line.command} --compare_with: only eval compares; see --help')
     if bool(line.question) != bool(line.passages):
         raise UserError('predict: give both --question= and --passage=, or a FILE; see --help')
     return line

@@ -21,6 +21,11 @@ MAY_DIFFER = (
 )  # fmt: skip
 # what was trained is read with the values that it was trained with, unless others are given
 TRAINED = 'max_p_len', 'passage_stride', 'max_q_len', 'max_a_len', 'mode'
+# these made the weights; to read, they change nothing
+TRAINING = (
+    'batch_size', 'epochs', 'learning_rate', 'best_by', 'valid_sample', 'warmup_steps',
+    'decay_steps', 'seed',
+)  # fmt: skip
 
 
 def fixed(constants):
@@ -32,10 +37,10 @@ def fixed(constants):
 def check_names(constants):
     """Raise UserError where one of the lists above has a name that no constant has."""
     names = {field.name for field in dataclasses.fields(constants)}
-    unknown = [name for name in MAY_DIFFER + TRAINED if name not in names]
+    unknown = [name for name in MAY_DIFFER + TRAINED + TRAINING if name not in names]
     if unknown:
         line = f'{", ".join(unknown)}: no constant has this name'
-        raise UserError(f'{line}; mend MAY_DIFFER and TRAINED in support/trained.py')
+        raise UserError(f'{line}; mend the lists in support/trained.py')
 
 
 def is_reader(path):
