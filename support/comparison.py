@@ -42,7 +42,8 @@ class Comparison:
         for i, (theirs, ours) in enumerate(pairs, 1):
             if theirs != ours:
                 what = f'line {i} answers {theirs:.80}, but question {i} of {dataset} is {ours:.80}'
-                raise UserError(f'{file}: {what}; give answers to the same questions')
+                cure = 'compare answers to the same questions, of the same random_order.json'
+                raise UserError(f'{file}: {what}; {cure}')
         self.path, self.made_of = path, _made_of(file, lines)
         if self.made_of and self.made_of['questions'] != digest_of_questions(data):
             cure = f'remove {_beside(file)} to compare all the same'

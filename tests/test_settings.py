@@ -82,6 +82,8 @@ def test_home_is_meant_wherever_a_path_is_given(script, monkeypatch):
     monkeypatch.setenv('HOME', '/HOME')
     paths = [parse(*given.split())[1] for given in ('predict ~/a', 'export ~/b', 'predict -')]
     assert paths == ['/HOME/a', '/HOME/b', '-']
+    for given in ['eval', '--compare_with=~/a'], ['--compare_with', '~/a', 'eval']:
+        assert settings.parse(Sample, '', given).compare_with == '/HOME/a'
     edited = dataclasses.make_dataclass(
         'Edited', [('data_dir', Path, '~/b')], bases=(script.Constants,), frozen=True
     )
@@ -142,6 +144,10 @@ ONE = 'one of the arguments FILE --question is required'
         ('predict --question= --passage=c', BOTH), ('predict a --passage=c', BOTH),
         ('predict a --question=b --passage=c', '--question: not allowed with argument FILE'),
         ('predict a b', 'b: unknown to predict; '), ('export', 'required: FOLDER'),
+        ('train --compare_with=a', 'train --compare_with: only eval compares; see --help'),
+        ('--compare_with=a predict b', 'predict --compare_with: only eval compares'),
+        ('eval --compare_with', '--compare_with: expected one argument'),
+        ('eval --compare-with=a', 'the nearest option is --compare_with='),
         ('export a b', 'b: unknown to export; '), ('eval --passage=c', '--passage=c: unknown to '),
     ],
 )  # fmt: skip
