@@ -34,8 +34,8 @@ class Comparison:
         """
         file = os.path.join(path, 'predictions.jsonl') if os.path.isdir(path) else path
         if not os.path.exists(file):
-            what = f'no {file}' if file else 'no path'
-            raise UserError(f'--compare_with={path}: {what}; run eval there, to its end')
+            cure = 'run eval there to its end, or give another path'
+            raise UserError(f'--compare_with={path}: no file {file!r}; {cure}')
         lines = read_text(file).removesuffix('\n').split('\n')
         found = [_prediction(line, f'{file}: line {i}') for i, line in enumerate(lines, 1)]
         pairs = itertools.zip_longest(map(_asked, found), map(_asked, data), fillvalue='nothing')

@@ -56,12 +56,12 @@ def write(path, *texts, **changes):
 def test_question_is_better_or_worse_by_its_final(tmp_path):
     """An F1 of a third is not the same number for 1 and 5 characters as for 2 and 4."""
     old, new = (
-        ('北京', '上海', '北', '甲', '北京', ''),
-        ('北', '北京', '北市', '乙一', '北京。', '北京'),
+        ('北京', '上海', '北', '甲', '乙一', ''),
+        ('北', '北京', '北市', '乙一', '甲', '北京'),
     )
     records = write(tmp_path / 'old.jsonl', *old)
-    right = dict.fromkeys('abce', Reference('北京', ('北京',)))
-    right['d'] = Reference('', ('甲二三四五', '乙二三四'))
+    right = dict.fromkeys('abc', Reference('北京', ('北京',)))
+    right.update(dict.fromkeys('de', Reference('', ('甲二三四五', '乙二三四'))))
     compared = Comparison(str(tmp_path / 'old.jsonl'), records, right, 'data')
     scores = [
         evaluate_sogou.score_answer(text, right[x]) for text, x in zip(new, 'abcde', strict=False)
@@ -157,9 +157,10 @@ def unfinish(path):
 
 
 REFUSED = [
-    ('', None, 'compare_with=: no path'),
-    ('none', None, 'no none; run eval there'), ('empty', None, 'no empty/predictions.jsonl; run '),
-    ('before', unfinish, 'no before/predictions.jsonl; run eval there, to its end'),
+    ('', None, "compare_with=: no file ''; "),
+    ('none', None, "=none: no file 'none'; run eval there"),
+    ('empty', None, "no file 'empty/predictions.jsonl'; "),
+    ('before', unfinish, "no file 'before/predictions.jsonl'; run eval there to its end"),
     ('before/predictions.tsv', None, 'line 1 is no prediction'),
     ('before/predictions.json', None, 'line 1 is no prediction'),
     ('before', lambda path: path.write_bytes(b''), 'line 1 is no prediction'),
