@@ -1,7 +1,7 @@
 """Reading comprehension by seq2seq: several passages vote on every token of one answer.
 
     python task_reading_comprehension_by_seq2seq.py train     # the demo: a minute, Final 0.98
-    python task_reading_comprehension_by_seq2seq.py eval      # score validation once more
+    python task_reading_comprehension_by_seq2seq.py eval      # score; --compare_with=OTHER: changes
     python task_reading_comprehension_by_seq2seq.py predict questions.json    # `id<TAB>answer`
     python task_reading_comprehension_by_seq2seq.py predict -    # JSON records as they come
     python task_reading_comprehension_by_seq2seq.py predict --question=... --passage=...
@@ -74,6 +74,7 @@ import numpy as np
 from evaluate_sogou import Tally
 from support import bert, paths, predictions, process, records, serving, training, truncation
 from support.answers import Hypothesis, Question, agreed, describe, draw_window, search_result
+from support.comparison import load_comparison
 from support.keras2 import keras, tf
 from support.process import log, print_lines
 from support.reading import CachedUniLM, in_groups
@@ -435,10 +436,13 @@ class Evaluator:
 # ---------------------------------------------------------------------------------------- commands
 
 
-def load_data(path, files, constants, labelled=True):
-    """Read a dataset as the reader sees it, and say what of it is cut off."""
-    data = records.load_questions(path, passage_text, labelled)
-    truncation.report(path, data, unify_separators, files.vocabulary, constants)
+def load_data(sources, files, constants, labelled=True):
+    """Read datasets, paths, as the reader sees them, and say what of each is cut off."""
+    data = []
+    for path in sources:
+        some = records.load_questions(path, passage_text, labelled)
+        truncation.report(path, some, unify_separators, files.vocabulary, constants)
+        data += some
     return data
 
 
@@ -447,8 +451,8 @@ def train(constants, files):
     needed = *files.webqa, *files.sogouqa, files.config, files.checkpoint, files.vocabulary
     paths.require(*needed, constants=constants)
     with training.only_one(constants) as strategy:
-        sogouqa = [record for path in files.sogouqa for record in load_data(path, files, constants)]
-        webqa = [record for path in files.webqa for record in load_data(path, files, constants)]
+        sogouqa = load_data(files.sogouqa, files, constants)
+        webqa = load_data(files.webqa, files, constants)
         references = records.load_references(files, sogouqa)
         train_data, valid_data = split(webqa, sogouqa, constants)
         records.require_data(train_data, valid_data, files)
@@ -464,17 +468,19 @@ def train(constants, files):
         run.fit(Evaluator(reader, valid_data, references, run))
         if run.is_chief:
             bert.load_best(constants.output_dir, model, files)
-            score_validation(reader, valid_data, references)
+            score_validation(reader, valid_data, references, files)
 
 
-def score_validation(reader, valid_data, references, shard=(0, 1)):
-    """Answer the validation questions into predictions.tsv; print the score as one JSON line."""
+def score_validation(reader, valid_data, references, files, shard=(0, 1), compared=None):
+    """Answer the validation questions; print the score, and a Comparison, as a JSON line each."""
     folder = reader.constants.output_dir
     name, page = os.path.join(folder, 'predictions'), os.path.join(folder, 'report.html')
-    options = {'shard': shard, 'references': references, 'page': page}
-    joined = predictions.predict_to_file(reader, valid_data, name, **options)
+    options = {'dataset': files.sogouqa, 'references': references, 'comparison': compared}
+    joined = predictions.predict_to_file(reader, valid_data, name, shard, page=page, **options)
     if joined:
         print(json.dumps(joined.score))
+    if compared:
+        print(process.escaped(json.dumps(compared.line, ensure_ascii=False)))
 
 
 def load_trained(constants, files):
@@ -490,15 +496,17 @@ def load_reader(**overrides):
     return load_trained(constants, files)
 
 
-def evaluate_best(constants, files):
-    """Score validation with the best weights."""
+def evaluate_best(constants, files, compare_with):
+    """Score validation with the best weights; compare_with: path of other predictions, or None."""
     paths.require(*files.sogouqa, constants=constants)
-    reader = load_trained(constants, files)
+    paths.require_reader(files)
     of_reader = paths.in_reader_folder(constants, files)
-    sogouqa = [record for path in files.sogouqa for record in load_data(path, files, constants)]
+    sogouqa = load_data(files.sogouqa, files, constants)
     references = records.load_references(files, sogouqa)
     _, valid_data = split([], sogouqa, of_reader)
-    score_validation(reader, valid_data, references, process.rank_and_world_size())
+    compared = load_comparison(compare_with, valid_data, references, files.sogouqa)
+    reader, shard = load_trained(constants, files), process.rank_and_world_size()
+    score_validation(reader, valid_data, references, files, shard, compared)
 
 
 def predict(constants, files, line):
@@ -507,7 +515,7 @@ def predict(constants, files, line):
         reader = load_trained(constants, files)
         predictions.print_stream(sys.stdin, reader.predict, passage_text)
     elif line.path:
-        data = load_data(line.path, files, constants, labelled=False)
+        data = load_data([line.path], files, constants, labelled=False)
         reader = load_trained(constants, files)
         joined = predictions.predict_to_file(reader, data, **predictions.place_of(line))
         if joined:
@@ -527,7 +535,7 @@ def run_command(line):
     if line.command == 'train':
         train(constants, files)
     elif line.command == 'eval':
-        evaluate_best(constants, files)
+        evaluate_best(constants, files, line.compare_with)
     elif line.command == 'predict':
         predict(constants, files, line)
     else:

@@ -56,20 +56,23 @@ Joined = collections.namedtuple('Joined', 'tab_separated score are_cut')
 
 
 def predict_to_file(
-    reader, data, name, shard=(0, 1), source=None, references=None, page=None, with_page=True
-):
+    reader, data, name, shard=(0, 1), source=None, references=None, page=None, with_page=True,
+    dataset=None, comparison=None,
+):  # fmt: skip
     """Write the prediction for every record to NAME.jsonl, the answers to NAME.tsv, and the page.
 
-    An interrupted run is continued. reader: ReadingComprehension; shard: (rank, world size) of this
-    process: several share the questions, and the first one joins the shards; source: path of the
-    questions, if no other's predictions may replace those for them; references: {id: Reference}, or
-    None where right answers are not known; page: path of the page, or None; with_page: whether it
-    is made, or an earlier one only goes. Returns Joined, None but in the first process.
+    NAME.json says what they are of. An interrupted run is continued. reader: ReadingComprehension;
+    shard: (rank, world size) of this process: several share the questions, and the first one joins
+    the shards; source: path of the questions, if no other's predictions may replace those for them;
+    references: {id: Reference}, or None where right answers are not known; page: path of the page,
+    or None; with_page: whether it is made, or an earlier one only goes; dataset: path of the
+    questions, to be told; comparison: Comparison to be completed, or None. Returns Joined, None but
+    in the first process.
     """
     refuse_others(name, source)
-    used = fixed(reader.constants).items()
+    made_of = describe(reader, data, dataset)
     script = read_text(inspect.getfile(type(reader)))  # the vote, and whatever else was edited
-    origin = digest([*reader.model.weights, *used, script, *data])
+    origin = digest([made_of, script, *data])
     rank, world_size = shard
     shards = [Shard(name, k, world_size, data, origin, source) for k in range(world_size)]
     with lock(shards[rank].path):
@@ -80,20 +83,42 @@ def predict_to_file(
         for k, each in enumerate(shards):
             lines[k::world_size] = own if k == rank else each.wait()
         joined = join(scored(data, lines, references), references)
-        write_durably(f'{name}.jsonl', b''.join(lines).decode())
+        if comparison:
+            comparison.complete([of_it for *_, of_it in scored(data, lines, references)], made_of)
         write_durably(f'{name}.tsv', joined.tab_separated)
         for warning in cut_off('answers', joined.are_cut, 'max_a_len', reader.constants):
             log(f'{name}.tsv: {warning}')
         if page and with_page and reader.constants.report:
-            told = reader.tokenizer, reader.constants
+            told = reader.tokenizer, reader.constants, dataset, comparison
             cases = scored(data, lines, references)
             write_durably(page, as_html(cases, references, joined.score, *told))
         elif page and os.path.exists(page):
             os.remove(page)
             log(f'{page}: removed, as it was of earlier answers; --report=1000 makes another')
+        # last: a run that is interrupted before may still be compared with the earlier ones
+        text = b''.join(lines).decode()
+        made_of['predictions'] = digest([text])
+        write_durably(f'{name}.json', json.dumps(made_of, ensure_ascii=False, indent=4) + '\n')
+        write_durably(f'{name}.jsonl', text)
         for path in shards_of(name):
             os.remove(path)
     return joined
+
+
+def describe(reader, data, dataset):
+    """Return what predictions are made of, a dict; dataset: the paths of data."""
+    return {
+        'constants': {**fixed(reader.constants), 'epochs': reader.constants.epochs},
+        'weights': digest(reader.model.weights),
+        'dataset': dataset,
+        'questions': digest(map(asked, data)),
+    }
+
+
+def asked(record):
+    """Return what of a record is asked: id, question and passages."""
+    passages = [each['passage'] for each in record.get('passages') or []]
+    return [id_of(record), record.get('question'), passages]
 
 
 def scored(data, lines, references):
@@ -131,7 +156,7 @@ def place_of(line):
     stem, _ = os.path.splitext(os.path.basename(line.path))
     name = os.path.join(line.constants.output_dir, f'answers_to_{stem}')
     source = os.path.realpath(line.path) if is_lasting(line.path) else None
-    place = {'name': name, 'source': source, 'shard': rank_and_world_size()}
+    place = {'name': name, 'source': source, 'shard': rank_and_world_size(), 'dataset': line.path}
     return {**place, 'page': f'{name}.html', 'with_page': bool(line.overrides.get('report'))}
 
 

@@ -82,7 +82,7 @@ def as_text(answer, passages, tokenizer):
 # ------------------------------------------------------------------------------------------ a page
 
 
-def as_html(cases, references, score, tokenizer, constants):
+def as_html(cases, references, score, tokenizer, constants, dataset=None, comparison=None):
     """Return the page of many predictions, HTML in one str without any link to something outside.
 
     It shows the first `constants.report` of them, and counts all. cases: yields (record, its

@@ -20,7 +20,7 @@ from evaluate_sogou import UserError
 from .files import read_text
 from .paths import DATA, locate_files
 from .process import Parser, exit_status, log, prepare_process, require_packages
-from .trained import READER, check_names, trained_constants
+from .trained import READER, TRAINING, check_names, trained_constants
 
 # --------------------------------------------------------------------------------------- the types
 
@@ -120,6 +120,7 @@ class CommandLine(typing.NamedTuple):
     path: str | None = None  # the questions of predict, '-' for standard input; export's folder
     question: str | None = None  # of predict, with its passages, a list of str
     passages: list | None = None
+    compare_with: str | None = None  # of eval: other predictions, their file or folder
 
 
 def read_command_line(constants, description, arguments=None):
@@ -155,18 +156,17 @@ def parse(constants, description, arguments=None):
     overrides, rest = options.parse_known_args(arguments)
     parser = Parser(add_help=False)
     commands = parser.add_subparsers(dest='command', required=True)
-    alike = {'add_help': False, 'allow_abbrev': False}
-    for command in 'train', 'eval':
-        commands.add_parser(command, **alike)
+    alike, home = {'add_help': False, 'allow_abbrev': False}, os.path.expanduser
+    commands.add_parser('train', **alike)
+    commands.add_parser('eval', **alike).add_argument('--compare_with', metavar='OTHER', type=home)
     predict = commands.add_parser('predict', **alike)
     asked = predict.add_mutually_exclusive_group(required=True)
-    asked.add_argument('path', metavar='FILE', nargs='?')
+    asked.add_argument('path', metavar='FILE', nargs='?', type=home)
     asked.add_argument('--question')
     predict.add_argument('--passage', dest='passages', action='append')
-    commands.add_parser('export', **alike).add_argument('path', metavar='FOLDER')
+    commands.add_parser('export', **alike).add_argument('path', metavar='FOLDER', type=home)
     said, unknown = parser.parse_known_args(rest)
     line = CommandLine(**vars(said), overrides=vars(overrides))
-    line = line._replace(path=line.path and os.path.expanduser(line.path))
     if unknown:
         name = unknown[0].removeprefix('--').partition('=')[0]
         nearest = difflib.get_close_matches(name, names, 1, 0)[0]
@@ -210,10 +210,10 @@ DEMO_BERT = (
 def configure(constants, overrides, command='train'):
     """Make the constants that are meant: those of the class, the overrides, the demo's own.
 
-    All but `train` take those in TRAINED, configuration and vocabulary from the trained reader, and
-    `eval` its questions, see QUESTIONS. constants: the class; overrides: {name: value}. Returns (an
-    object of the class, Files, a list of lines that say what differs from the class). Raises
-    UserError for a value that is not allowed.
+    All but `train` take those in TRAINED and, without a word, in TRAINING, configuration and
+    vocabulary from the trained reader, and `eval` its questions, see QUESTIONS. constants: the
+    class; overrides: {name: value}. Returns (an object of the class, Files, a list of lines that
+    say what differs from the class). Raises UserError for a value that is not allowed.
     """
     check_names(constants)
     usual, chosen = plain(constants()), changed(constants(), **overrides)
@@ -221,25 +221,29 @@ def configure(constants, overrides, command='train'):
     for name in overrides:
         value, other = getattr(chosen, name), getattr(usual, name)
         notes.append(f'{name} = {value!r}' + f' instead of {other!r}' * (value != other))
-    files, sources = locate_files(chosen, command), {}
+    files, why, values = locate_files(chosen, command), '', {}
     if command != 'train':
         folder = os.path.dirname(files.checkpoint)
         if os.path.realpath(folder) != os.path.realpath(chosen.output_dir):
             notes.append(f'the trained reader is read from {folder}, where nothing is written')
         reader = os.path.join(folder, READER)
-        sources[f'by {reader}'] = values = trained_constants(reader, chosen, check, command)
+        why, values = f'by {reader}', trained_constants(reader, chosen, check, command)
         files = locate_files(dataclasses.replace(chosen, **values), command)
-    if files.demo and command in ('train', 'eval'):
+    elif files.demo:
         demo = json.loads(read_text(os.path.join(DATA, 'demo', 'constants.json'))).items()
-        sources['for the demo'] = {
-            name: own['value'] for name, own in demo if getattr(chosen, name) == own['instead_of']
-        }
-    for why, values in sources.items():
-        for name, value in values.items():
-            if name not in overrides and getattr(chosen, name) != value:
-                if command == 'train' or why != 'for the demo':  # which are constants of training
-                    notes.append(f'{name} = {value!r} instead of {getattr(chosen, name)!r}, {why}')
-                chosen = dataclasses.replace(chosen, **{name: value})
+        why, values = (
+            'for the demo',
+            {
+                name: own['value']
+                for name, own in demo
+                if getattr(chosen, name) == own['instead_of']
+            },
+        )
+    for name, value in values.items():
+        if name not in overrides and getattr(chosen, name) != value:
+            if command == 'train' or name not in TRAINING:
+                notes.append(f'{name} = {value!r} instead of {getattr(chosen, name)!r}, {why}')
+            chosen = dataclasses.replace(chosen, **{name: value})
     is_own = chosen.train_data != 'auto' or chosen.valid_data != 'auto'
     if files.demo and (command == 'train' or (command == 'eval' and not is_own)):
         notes.insert(0, DEMO_BERT if is_own else DEMO)

@@ -20,7 +20,12 @@ MAY_DIFFER = (
     'output_dir', 'epochs', 'accumulate_steps', 'backup_minutes', 'report',
 )  # fmt: skip
 # what was trained is read with the values that it was trained with, unless others are given
-TRAINED = 'max_p_len', 'passage_stride', 'max_q_len', 'max_a_len', 'mode'
+TRAINED = 'max_p_len', 'passage_stride', 'max_q_len', 'max_a_len', 'mode', 'seed'
+# so are these, which change nothing then, but are told with the answers
+TRAINING = (
+    'batch_size', 'epochs', 'learning_rate', 'best_by', 'valid_sample', 'warmup_steps',
+    'decay_steps',
+)  # fmt: skip
 # which questions `eval` scores; the first that is not 'auto' decides
 QUESTIONS = 'valid_data', 'train_data', 'data_dir'
 
@@ -34,10 +39,10 @@ def fixed(constants):
 def check_names(constants):
     """Raise UserError where one of the lists above has a name that no constant has."""
     names = {field.name for field in dataclasses.fields(constants)}
-    unknown = [name for name in MAY_DIFFER + TRAINED if name not in names]
+    unknown = [name for name in MAY_DIFFER + TRAINED + TRAINING + QUESTIONS if name not in names]
     if unknown:
         line = f'{", ".join(unknown)}: no constant has this name'
-        raise UserError(f'{line}; mend MAY_DIFFER and TRAINED in support/trained.py')
+        raise UserError(f'{line}; mend the lists in support/trained.py')
 
 
 def is_reader(path):
@@ -81,16 +86,16 @@ def describe(folder, sizes, tokens, constants, files, packages):
 def trained_constants(path, constants, check, command):
     """Return {name: value} of the constants that are by a reader.json; {} where there is none.
 
-    Those are the ones in TRAINED and, for `eval`, the one of QUESTIONS that decides, unless it is
-    given. check: raises UserError for an object like `constants` with values that are not allowed.
-    Raises UserError where it is not as `describe` wrote it.
+    Those are the ones in TRAINED and TRAINING and, for `eval`, the one of QUESTIONS that decides,
+    unless it is given. check: raises UserError for an object like `constants` with values that are
+    not allowed. Raises UserError where it is not as `describe` wrote it.
     """
     if not os.path.exists(path):
         return {}
     text = read_text(path)
     try:
         written = json.loads(text)['constants']
-        trained = {name: written[name] for name in TRAINED if name in written}
+        trained = {name: written[name] for name in TRAINED + TRAINING if name in written}
         for name in QUESTIONS if command == 'eval' else ():
             own, value = getattr(constants, name), written.get(name, 'auto')
             if own != 'auto' or value != 'auto':

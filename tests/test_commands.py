@@ -502,8 +502,8 @@ def test_demo_learns_to_read(demo, script):
     names = {re.sub(rf'-\d+-{len(rows)}$', '', path.name) for path in folder.iterdir()}
     assert {name for name in names if not name.startswith('answers_to_')} == {
         'model.safetensors', 'config.json', 'vocab.txt', 'tokenizer_config.json', 'reader.json',
-        'random_order.json', 'log.csv', 'predictions.tsv', 'predictions.jsonl', 'report.html',
-        'tensorboard', 'train.lock', 'backup',
+        'random_order.json', 'log.csv', 'predictions.tsv', 'predictions.jsonl', 'predictions.json',
+        'report.html', 'tensorboard', 'train.lock', 'backup',
     }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ class Reader:
         weight = types.SimpleNamespace(numpy=lambda: weights)
         self.model = types.SimpleNamespace(weights=[weight])
         self.constants = types.SimpleNamespace(
-            **{'report': 9, 'max_p_len': 9, 'max_a_len': 1, **constants}
+            **{'report': 9, 'max_p_len': 9, 'max_a_len': 1, 'epochs': 1, **constants}
         )
         self.lives, self.before, self.asked = lives, before, ''
 
@@ -229,7 +229,7 @@ def test_predictions_removed_at_work_are_joined_all_the_same(predict, tmp_path, 
                 (tmp_path / UNFINISHED).write_bytes(other)
 
     assert predict(Reader(before=before))[1].tab_separated == lines_of()
-    assert sorted(os.listdir(tmp_path)) == ['some.jsonl', 'some.tsv']
+    assert sorted(os.listdir(tmp_path)) == ['some.json', 'some.jsonl', 'some.tsv']
 
 
 @pytest.mark.parametrize('total', [0, 1, 5])
@@ -248,7 +248,7 @@ def test_shards_are_joined_in_the_order_of_the_records(predict, tmp_path, monkey
     asked, joined = work(shard=(0, 3))
     assert (asked, joined.tab_separated) == ('', lines_of(ids))
     assert [each['id'] for each in entries_of(folder / 'some.jsonl')] == [*ids]
-    assert sorted(os.listdir(folder)) == ['some.jsonl', 'some.tsv']
+    assert sorted(os.listdir(folder)) == ['some.json', 'some.jsonl', 'some.tsv']
 
 
 def test_shard_of_other_weights_is_not_joined(predict, tmp_path, monkeypatch, capsys):

@@ -82,6 +82,7 @@ def test_home_is_meant_wherever_a_path_is_given(script, monkeypatch):
     monkeypatch.setenv('HOME', '/HOME')
     paths = [parse(*given.split())[1] for given in ('predict ~/a', 'export ~/b', 'predict -')]
     assert paths == ['/HOME/a', '/HOME/b', '-']
+    assert settings.parse(Sample, '', ['eval', '--compare_with=~/a']).compare_with == '/HOME/a'
     edited = dataclasses.make_dataclass(
         'Edited', [('data_dir', Path, '~/b')], bases=(script.Constants,), frozen=True
     )
@@ -142,6 +143,8 @@ ONE = 'one of the arguments FILE --question is required'
         ('predict --question= --passage=c', BOTH), ('predict a --passage=c', BOTH),
         ('predict a --question=b --passage=c', '--question: not allowed with argument FILE'),
         ('predict a b', 'b: unknown to predict; '), ('export', 'required: FOLDER'),
+        ('train --compare_with=a', '--compare_with=a: unknown to train; '),
+        ('eval --compare_with', '--compare_with: expected one argument'),
         ('export a b', 'b: unknown to export; '), ('eval --passage=c', '--passage=c: unknown to '),
     ],
 )  # fmt: skip
@@ -184,22 +187,27 @@ def test_demo_constants_give_way_to_the_users(script):
 
 
 def test_what_was_trained_keeps_its_own_lengths_and_bert(script, tmp_path):
-    """They stand in the output folder, and hold unless another is given; nothing else does."""
-    constants = {'max_p_len': 70, 'mode': 'generative', 'topk': 9, 'gone': 1}
+    """They stand in the output folder, and hold unless another is given; nothing else does.
+
+    What only training used is kept without a word.
+    """
+    constants = {'max_p_len': 70, 'seed': 7, 'batch_size': 9, 'topk': 9, 'gone': 1}
+    kept = {'max_p_len': 70, 'seed': 7, 'batch_size': 9}
     write_json(tmp_path / 'reader.json', {'constants': constants})
     for name in 'vocab.txt', 'config.json', 'bert_config.json':
         (tmp_path / name).touch()
     trained = {'output_dir': str(tmp_path), 'data_dir': 'elsewhere'}
     for command in 'eval', 'predict', 'export':
         constants, files, notes = configure(script.Constants, trained, command)
-        assert constants == script.Constants(max_p_len=70, mode='generative', **trained)
+        assert constants == script.Constants(**kept, **trained)
+        assert not any('batch_size' in line for line in notes)
         assert notes[2] == f'max_p_len = 70 instead of 256, by {tmp_path}/reader.json'
         assert files.sogouqa == ['elsewhere/SogouQA.json']
         names = 'config.json', 'model.safetensors', 'vocab.txt'
         assert files[2:5] == tuple(f'{tmp_path}/{name}' for name in names)
     given = {**trained, 'max_p_len': 256, 'dict_path': 'mine.txt'}
     constants, files, _ = configure(script.Constants, given, 'eval')
-    assert (constants.max_p_len, constants.mode) == (256, 'generative')
+    assert (constants.max_p_len, constants.seed) == (256, 7)
     assert files.vocabulary == f'{tmp_path}/vocab.txt'  # as it stays in an edited script
     # training does not go by it
     constants, files, _ = configure(script.Constants, trained)
@@ -235,9 +243,7 @@ def test_eval_takes_the_questions_of_its_reader_unless_given(
     for command in 'eval', 'predict', 'export':
         expected = {**given, **(taken if command == 'eval' else {})}
         constants, files, notes = configure(script.Constants, given, command)
-        demo = {'batch_size': 64, 'epochs': 3, 'learning_rate': 3e-4} if files.demo else {}
-        demo = demo if command == 'eval' else {}  # silently: they are of training
-        assert constants == script.Constants(**expected, **demo)
+        assert constants == script.Constants(**expected)
         by = [line for line in notes if line.endswith(f', by {tmp_path}/reader.json')]
         assert by == [
             f"{name} = '{value}' instead of 'auto', by {tmp_path}/reader.json"
