@@ -513,7 +513,7 @@ def predict(constants, files, line):
         [answer] = reader.answers([asked_for])
         if warnings := reader.warnings(*asked_for, answer):
             log(f'what is asked: {"; ".join(warnings)}')
-        print(as_text(answer, asked_for[1], reader.tokenizer))
+        print(as_text(answer, asked_for[1]))
 
 
 def run_command(line):
