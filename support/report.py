@@ -19,10 +19,7 @@ from .records import SEPARATORS, id_of
 from .truncation import is_longer
 
 TEMPLATE = os.path.join(os.path.dirname(__file__), 'report.html')
-SETTINGS = (
-    'vote', 'mode', 'topk', 'no_answer_bias', 'precision', 'max_p_len', 'passage_stride',
-    'max_q_len', 'max_a_len',
-)  # fmt: skip
+SETTINGS = 'vote mode topk no_answer_bias precision max_p_len passage_stride max_q_len max_a_len'
 KINDS = {  # what went wrong, and what that means; the first one that fits, see `_kind_of`
     'other characters only': 'right but for case, width, accents, punctuation or signs',
     'not asked': 'it was not asked, or not with these passages',
@@ -32,6 +29,11 @@ KINDS = {  # what went wrong, and what that means; the first one that fits, see 
     'all that hold it left': 'every passage that holds a right answer said that it has none',
     'misread': 'no passage that holds a right answer preferred it where the two part',
     'outvoted': 'a passage that holds a right answer preferred it, the others had more votes',
+}
+FILTERS = {  # of questions, and what they mean
+    'outcome': dict.fromkeys(['right', 'partly right', 'wrong', 'answered', 'no answer'], ''),
+    'kind': KINDS,
+    'change': dict.fromkeys(['better', 'worse', 'answers differ'], ''),
 }
 # 1,500 and 1.5 are one number each, 2005.6.1 is three
 NUMBER = re.compile(r'(?<![.．])\d+[.．]\d+(?![.．]?\d)|\d{1,3}(?:[,，]\d{3})+(?!\d)|\d+')
@@ -157,9 +159,9 @@ def _outcome_of(prediction, score):
 
 
 def _why_wrong(prediction, variants, passages, held, tokenizer, constants):
-    """Return what went wrong as {'kind': one of KINDS, and perhaps 'step' and 'expected'}.
+    """Return what went wrong, one of KINDS, the first that fits, and what the page says of it.
 
-    The first kind that fits. Where a right answer can be read, `step` is where the answer given
+    Where a right answer can be read, `step` is where the answer given
     parts from it: their first tokens that differ, over the right one with the longest common
     beginning; the end is the token [SEP]. `expected` are the right tokens there. A passage that
     holds a right answer and voted chose it if it preferred one of them at that step; with
@@ -170,55 +172,47 @@ def _why_wrong(prediction, variants, passages, held, tokenizer, constants):
     answer, votes = one_line(prediction['text']), prediction.get('votes') or []
     letters = _letters(answer)
     if letters and letters in map(_letters, variants):
-        return {'kind': 'other characters only'}
+        return 'other characters only', {}
     if 'error' in prediction or len(votes) != len(passages):
-        return {'kind': 'not asked'}
+        return 'not asked', {}
     if not any(held):
-        return {'kind': 'no passage holds it'}
-    ends = [min((end for _, end in spans), default=None) for spans in held]
-    read = [
-        number for number, end in enumerate(ends)
-        if end and _is_read(passages[number][:end], tokenizer, constants)
-    ]  # fmt: skip
+        return 'no passage holds it', {}
+    read = [i for i, spans in enumerate(held) if _is_read(passages[i], spans, tokenizer, constants)]
     if not read:
-        return {'kind': 'cut off before it'}
+        return 'cut off before it', {}
+    tokens, writes_alone = prediction['tokens'], not prediction['token_votes']
     right = {_tokens_of(passages[i], *span, tokenizer) for i in read for span in held[i]}
-    tokens = tuple(prediction['tokens'])
-    common = {each: _common(tokens, each) for each in right}
+    same = {each: itertools.takewhile(bool, map(operator.eq, tokens, each)) for each in right}
+    common = {each: sum(beginning) for each, beginning in same.items()}
     step = max(common.values())
-    nearest = [each[: step + 1] for each in right if common[each] == step]
-    first = step if prediction['token_votes'] else 0  # else each wrote by itself
-    chosen = [list(each[first:]) for each in nearest]
-    voters = [votes[number] for number in read if votes[number]['has_answer']]
+    nearest = [list(each[: step + 1]) for each in right if common[each] == step]
+    needed = slice(0 if writes_alone else step, step + 1)
+    preferred = [votes[i]['preferred'][needed] for i in read if votes[i]['has_answer']]
     if places(variants, answer) or any(places([answer], variant) for variant in variants):
         kind = 'found in part, or with more'
-    elif not voters:
+    elif not preferred:
         kind = 'all that hold it left'
     else:
-        chose = any(vote['preferred'][first : step + 1] in chosen for vote in voters)
+        chose = any(each[needed] in preferred for each in nearest)
         kind = 'outvoted' if chose else 'misread'
-    return {'kind': kind, 'step': step, 'expected': sorted({each[-1] for each in nearest})}
+    told = {'step': step, 'expected': sorted({each[-1] for each in nearest})}
+    return kind, {**told, 'next_tokens': prediction['next_tokens'][step : step + 1]}
 
 
-def _common(tokens, others):
-    """Return how many tokens two lists begin with in common."""
-    return sum(itertools.takewhile(bool, map(operator.eq, tokens, others)))
-
-
-def _is_read(text, tokenizer, constants):
-    """Whether a passage that begins with a text is read to its end, in some window."""
-    if constants.passage_stride:
-        return True
-    return not is_longer(re.sub(SEPARATORS, ',', text), constants.max_p_len - 2, tokenizer)
+def _is_read(passage, spans, tokenizer, constants):
+    """Whether something of a passage is read, in some window; spans: (start, end) of it."""
+    if not spans or constants.passage_stride:
+        return bool(spans)
+    text = re.sub(SEPARATORS, ',', passage[: min(end for _, end in spans)])
+    return not is_longer(text, constants.max_p_len - 2, tokenizer)
 
 
 def _tokens_of(passage, start, end, tokenizer):
     """Return the tokens of passage[start:end] as they stand there, a tuple that ends in [SEP]."""
-    text = re.sub(SEPARATORS, ',', passage)
-    word = re.search('[^\\W一-鿿]*$', text[:start])[0]  # it may begin within one
-    skipped = len(tokenizer.encode(word)[0]) - 2 if word else 0
-    token_ids = tokenizer.encode(word + text[start:end])[0]
-    return tuple(tokenizer.ids_to_tokens(token_ids)[1 + skipped :])
+    word = re.search('[^\\W一-鿿]*$', passage[:start])[0]  # it may begin within one
+    skipped = len(tokenizer.encode(word)[0]) - 2
+    text = re.sub(SEPARATORS, ',', word + passage[start:end])
+    return tuple(tokenizer.ids_to_tokens(tokenizer.encode(text)[0])[1 + skipped :])
 
 
 def _letters(text):
@@ -238,60 +232,53 @@ def as_html(cases, references, score, tokenizer, constants, dataset=None, compar
     score: of all, as it is printed, both None where right answers are not known; dataset: path of
     the questions; comparison: with other predictions, see comparison.py. Both may be None.
     """
-    questions, counts = [], {name: collections.Counter() for name in ('outcome', 'kind', 'change')}
+    questions, counts = [], collections.Counter()
     for number, (record, prediction, of_it) in enumerate(cases):
         passages = [each['passage'] for each in record.get('passages') or []]
         reference = references[id_of(prediction)] if of_it else None
         held = [places(reference.variants if of_it else [], passage) for passage in passages]
-        found = {'outcome': [_outcome_of(prediction, of_it)], 'kind': [], 'change': []}
-        told = {}
+        labels, told = [_outcome_of(prediction, of_it)], {}
         if of_it and not of_it.correct:
             known = reference.variants, passages, held
-            told = _why_wrong(prediction, *known, tokenizer, constants)
-            found['kind'] = [told.pop('kind')]
+            kind, told = _why_wrong(prediction, *known, tokenizer, constants)
+            labels.append(kind)
         if comparison:
-            found['change'], told['other'] = _change_of(number, prediction, passages, comparison)
-        for name, values in found.items():
-            counts[name].update(values)
+            changes, told['other'] = _change_of(number, prediction, passages, comparison)
+            labels += changes
+        counts.update([*labels, 'all'])
         if len(questions) < constants.report:
-            told.update(_told_of(record, prediction, reference, passages, held), **found)
-            if 'step' in told:
-                told['next_tokens'] = prediction['next_tokens'][told['step'] :][:1]
+            told.update(_told_of(record, prediction, reference, passages, held), labels=labels)
             questions.append(_rounded(told))
-    outcomes = [] if score is None else ['right', 'partly right', 'wrong']
-    # not scored
-    outcomes += ['answered'] if counts['outcome']['answered'] or score is None else []
-    changes = ['better', 'worse', 'answers differ'] if comparison else []
     options = vars(constants)
     content = {
-        'total': counts['outcome'].total(),
+        'total': counts['all'],
         'score': score,
         'run': options.get('output_dir'),
         'dataset': dataset,
-        'settings': {name: options[name] for name in SETTINGS if name in options},
+        'settings': {name: options[name] for name in SETTINGS.split() if name in options},
         'compared': comparison.line if comparison else None,
-        'outcomes': [[name, counts['outcome'][name]] for name in (*outcomes, 'no answer')],
-        'kinds': [[kind, count, KINDS[kind]] for kind in KINDS if (count := counts['kind'][kind])],
-        'changes': [[name, counts['change'][name]] for name in changes],
+        'filters': {
+            group: [[name, counts[name], some[name]] for name in some if counts[name]]
+            for group, some in FILTERS.items()
+        },
         'questions': questions,
     }
     return _fill_in(content)
 
 
 def _change_of(number, prediction, passages, comparison):
-    """Return (names of filters, what the page says of the other prediction or None)."""
+    """Return [names of filters], and what the page says of the other prediction, perhaps None."""
     other, score = comparison.others[number]
-    outcome = comparison.outcome(number)
-    changes = [] if outcome == 'same' else [outcome]
-    if other['text'] != prediction['text']:
-        changes.append('answers differ')
-    if not changes:
+    changes = [comparison.outcome(number)]
+    changes += ['answers differ'] if other['text'] != prediction['text'] else []
+    if changes == ['same']:
         return [], None
-    return changes, {
-        **{name: other.get(name) for name in ('text', 'score', 'tokens', 'token_votes', 'error')},
-        'outcome': _outcome_of(other, score),
-        'passages': [{'numbers': each, **(vote or {})} for each, vote in by_votes(passages, other)],
-    }
+    names = 'text', 'tokens', 'token_votes'
+    told = {**{name: other.get(name) for name in names}, 'labels': [_outcome_of(other, score)]}
+    told['passages'] = [
+        {'numbers': numbers, **(vote or {})} for numbers, vote in by_votes(passages, other)
+    ]
+    return [each for each in changes if each != 'same'], told
 
 
 def _told_of(record, prediction, reference, passages, held):

@@ -138,7 +138,7 @@ def shown_of(record, prediction, reference=GOLD, **settings):
 
 def judged(*arguments, **settings):
     shown = shown_of(*arguments, **settings)
-    return shown['outcome'][0], *shown['kind']
+    return (*shown['labels'],)
 
 
 def test_first_questions_are_shown_and_all_are_counted():
@@ -149,15 +149,15 @@ def test_first_questions_are_shown_and_all_are_counted():
     cases.append((without_id, predicted(without_id, '北京')))
     content = content_of(page_of(cases, dict.fromkeys(answers, GOLD), shown=2))
     outcomes = ['right', 'partly right', 'wrong', 'answered', 'no answer']
-    assert content['outcomes'] == [[outcome, 1] for outcome in outcomes]
+    assert content['filters']['outcome'] == [[outcome, 1, ''] for outcome in outcomes]
     assert [each['id'] for each in content['questions']] == ['a', 'b'] and content['total'] == 5
-    kinds = [(kind, count) for kind, count, _ in content['kinds']]
+    kinds = [(kind, count) for kind, count, _ in content['filters']['kind']]
     assert kinds == [('found in part, or with more', 1), ('misread', 2)]
     assert (content['run'], content['dataset']) == ('of/run', 'of/data.json')
     assert content['settings'] == {'vote': 'token', 'max_p_len': 256, 'passage_stride': 0}
     content = content_of(page_of(cases))
-    assert content['score'] is None and not content['kinds']
-    assert content['outcomes'] == [['answered', 4], ['no answer', 1]]
+    assert content['score'] is None and not content['filters']['kind']
+    assert content['filters']['outcome'] == [['answered', 4, ''], ['no answer', 1, '']]
     assert all('gold' not in question for question in content['questions'])
 
 
@@ -198,7 +198,7 @@ def test_where_answers_are_voted_on_a_passage_chose_all_up_to_where_they_part():
         prediction = predicted(record, '北海', probs={0: []}, prefer={0: wrote})
         prediction.update(token_votes=[], next_tokens=[])
         shown = shown_of(record, prediction)
-        assert (shown['kind'], shown['step'], shown['expected']) == ([kind], 1, ['京'])
+        assert (shown['labels'][1], shown['step'], shown['expected']) == (kind, 1, ['京'])
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_votes_are_those_on_these_passages():
         assert found == ('no answer', 'not asked')
     prediction = predicted(record_of(('在上海', ''), ('重庆', '')), '上海', (0, 1, 3))
     shown = shown_of(record, prediction)
-    assert shown['kind'] == ['not asked']
+    assert shown['labels'] == ['wrong', 'not asked']
     passage = {'numbers': [0], 'pieces': [['在', ''], ['北京', 'right']], 'label': ''}
     assert shown['passages'] == [passage]
     record = record_of(('在，北京', ''))
@@ -560,7 +560,7 @@ def test_what_changed_is_told_and_filtered(show):
         'Votes', 'Before, in before', 'Passages', 'Votes', 'Before, in before', 'Votes before',
         'Passages',
     ]  # fmt: skip
-    assert '✓ right: 北京' in votes[0] and '✗ wrong: 上海' in votes[1]
+    assert '✓ right 北京' in votes[0] and '✗ wrong 上海' in votes[1]
     page = show(zip(record, new, strict=True), dict.fromkeys('0123', GOLD))
     assert page.texts('#change button') == page.texts('#compared div') == []
 
