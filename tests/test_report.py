@@ -218,15 +218,14 @@ def test_votes_are_those_on_these_passages():
     record = {'id': 'a', 'passages': [{'passage': '在北京'}]}
     prediction = {'id': 'a', 'question': None, 'text': '', 'error': 'no question'}
     for passages in record['passages'], None:
-        found = judged({**record, 'passages': passages}, prediction)
-        assert found == ('no answer', 'not asked')
+        told = judged({**record, 'passages': passages}, prediction)
+        assert told == ('no answer', 'not asked')
     prediction = predicted(record_of(('在上海', ''), ('重庆', '')), '上海', (0, 1, 3))
     shown = shown_of(record, prediction)
     assert shown['labels'] == ['wrong', 'not asked']
     passage = {'numbers': [0], 'pieces': [['在', ''], ['北京', 'right']], 'label': ''}
     assert shown['passages'] == [passage]
-    record = record_of(('在，北京', ''))
-    empty = Reference('', ('，',))
+    record, empty = record_of(('在，北京', '')), Reference('', ('，',))
     assert judged(record, predicted(record, '北京'), empty) == ('wrong', 'no passage holds it')
 
 
@@ -414,15 +413,10 @@ def test_what_is_searched_for_is_marked(five):
 def test_mistakes_come_first_and_headings_sort(five):
     """Of each outcome the surest first. Once more turns the order, equal ones stay so."""
     assert five.questions() == '42130'
-    assert five.texts('#headings button') == [
-        'outcome', 'question', 'answer', 'right answer', 'score'
-    ]  # fmt: skip
     for number, found in (4, '40321'), (4, '12340'), (1, '01234'), (1, '43210'), (0, '42130'):
         five.click('#headings button', number)
         assert five.questions() == found, number
-    order = '✗ wrong', '≈ partly right', '∅ no answer', '✓ right'
-    five.click('#headings button', 0)
-    assert five.texts('.row b') == [order[i] for i in (3, 2, 1, 0, 0)]
+    assert five.texts('.row b')[1:] == ['✗ wrong', '≈ partly right', '∅ no answer', '✓ right']
 
 
 def test_address_opens_a_question_and_opening_one_sets_it(show, five):
@@ -503,7 +497,6 @@ def test_question_opens_to_all_that_is_told(show):
     assert [re.sub('</?span[^>]*>', '', each) for each in page.run(inner)] == marked
     colours = page.styles('.passage mark.given, .passage mark.right', 'backgroundColor')
     assert len({*colours}) == 2
-    assert {*page.styles('.passage mark', 'content')} == {'normal'}
     boxes = 'return [...document.querySelectorAll(".beside > *")].map((x) => x.offsetTop)'
     assert len({*page.run(boxes)}) == 1  # votes beside passages
     page.click('.row')
@@ -522,27 +515,22 @@ def test_one_candidate_needs_no_table_and_answers_of_single_passages_are_told(sh
     assert page.texts('table')[0].replace('\n', ' ') == votes
 
 
-def compared(others, outcomes):
-    """A Comparison, see support/comparison.py, of predictions whose answers are all wrong."""
-    scores = [(each, score_answer(one_line(each['text']), GOLD)) for each in others]
-    change = {'difference': -0.0125, 'interval': [-0.03, 0.005]}
-    line = {
-        'compared_with': 'before', 'better': 1, 'worse': 1, 'same': 1234, 'Accuracy': change,
-        'p': 0.625, 'constants': {'vote': ['token', 'answer']}, 'weights': 'the same',
-    }  # fmt: skip
-    return types.SimpleNamespace(others=scores, outcome=outcomes.__getitem__, line=line)
-
-
 def test_what_changed_is_told_and_filtered(show):
-    """A changed question shows both answers and both votes, an OTHER's without them, too."""
-    record = [
-        record_of(('在北京', '北京'), ('上海', ''), question=f'问题{i}？', question_id=str(i))
-        for i in range(4)
-    ]
+    """A changed question shows both answers and both votes; an OTHER may lack them."""
+    record = [{**record_of(('在北京', ''), ('上海', '')), 'id': each} for each in '0123']
+    record = [{**each, 'question': f'问题{each["id"]}？'} for each in record]
     new = [*map(predicted, record, ['北京', '上海', '上海', '京'])]
     old = [*map(predicted, record, ['上海', '北京', '上海', '海'])]
     old[1] = {name: old[1][name] for name in ('id', 'question', 'text')}
-    comparison = compared(old, ['better', 'worse', 'same', 'same'])
+    line = {
+        'compared_with': 'before', 'better': 1, 'worse': 1, 'same': 1234,
+        'Accuracy': {'difference': -0.0125, 'interval': [-0.03, 0.005]}, 'p': 0.625,
+        'constants': {'vote': ['token', 'answer']}, 'weights': 'the same',
+    }  # fmt: skip
+    comparison = types.SimpleNamespace(  # see support/comparison.py
+        others=[(each, score_answer(each['text'], GOLD)) for each in old],
+        outcome=['better', 'worse', 'same', 'same'].__getitem__, line=line,
+    )  # fmt: skip
     page = show(zip(record, new, strict=True), dict.fromkeys('0123', GOLD), comparison=comparison)
     facts = [text.replace('\n', ' ') for text in page.texts('#compared div')]
     assert facts == [
@@ -576,14 +564,12 @@ def test_record_that_was_not_asked_says_why(show):
 
 def test_silence_where_there_is_no_answer_is_scored_apart(show, monkeypatch):
     """The nested scores are told, too."""
-    record, score = record_of(('在北京', '')), dict.fromkeys(['Accuracy', 'Final'], 0.5)
-    score |= {'F1': 0.5, 'total': 3}
-    nested = {'Unanswerable': {'total': 1, 'Silent': 0.25}, 'Answerable': {**score, 'F1': 0.75}}
-    result = {**score, **nested}
-    monkeypatch.setattr(Tally, 'result', lambda _: result)
+    record, score = record_of(('在北京', '')), {'Accuracy': 0.5, 'F1': 0.5, 'Final': 0.5}
+    apart = {'Unanswerable': {'total': 1, 'Silent': 0.25}, 'Answerable': {**score, 'total': 3}}
+    monkeypatch.setattr(Tally, 'result', lambda _: {**score, 'total': 4, **apart})
     page = show([(record, predicted(record))], {'a': GOLD})
     assert [text.replace('\n', ' ') for text in page.texts('#score div')][-4:] == [
-        'Accuracy of 3 answerable 0.5000', 'F1 of 3 answerable 0.7500',
+        'Accuracy of 3 answerable 0.5000', 'F1 of 3 answerable 0.5000',
         'Final of 3 answerable 0.5000', 'silent of 1 unanswerable 25.0%',
     ]  # fmt: skip
 
@@ -595,9 +581,10 @@ def test_thousand_questions_are_there_within_a_second(show):
         record = record_of(*passages, question=f'问题{i}？', question_id=str(i))
         cases.append((record, predicted(record, '北京' if i % 3 else '上海')))
     page = show(cases, dict.fromkeys(map(str, range(1000)), GOLD))
-    ready = 'const [page] = performance.getEntriesByType("navigation"); '
-    assert page.run(f'{ready} return page.domContentLoadedEventEnd') < 1000
-    assert len(page.driver.find_elements('css selector', '.row')) == 1000
+    ready = 'const [page] = performance.getEntriesByType("navigation"), start = performance.now();'
+    layout = 'document.querySelector("#questions > :last-child").getBoundingClientRect();'
+    took = page.run(f'{ready} {layout} return page.loadEventEnd + performance.now() - start')
+    assert took < 1000 and len(page.driver.find_elements('css selector', '.row')) == 1000
 
 
 def test_hostile_data_is_text(show):
