@@ -178,7 +178,7 @@ def test_first_questions_are_shown_and_all_are_counted():
         # where the two part, whatever was preferred before
         ('在天津', '在北京', '1', '北北', 'outvoted'), ('在天津', '在北京', '1', '在上', 'misread'),
         # the one with the longest common beginning, or either of two
-        ('在，天', '在北京|北京', '1', '北在', 'misread'), ('上', '海|北京', '', '海', 'outvoted'),
+        ('在，天', '在北京|北京', '1', '北京', 'misread'), ('上', '海|北京', '', '海', 'outvoted'),
     ],
 )  # fmt: skip
 def test_what_went_wrong(answer, gold, left, prefer, kind):
@@ -406,7 +406,9 @@ def test_what_is_searched_for_is_marked(five):
     assert five.run(found) == ['京市'] and five.questions() == '42130'
     five.click('.row', 4)
     assert five.run(found) == ['京市'] * 2
-    five.press('/', 'ESCAPE')
+    five.press('/', 'ESCAPE', 's')
+    assert five.run(found) == ['S', 's', 's']  # of [SEP], and of Passage 0
+    five.press('ESCAPE')
     assert five.run(found) == []
 
 
