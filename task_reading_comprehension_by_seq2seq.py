@@ -475,7 +475,7 @@ def score_validation(reader, valid_data, references, files, shard=(0, 1), compar
     """Answer the validation questions; print the score, and a Comparison, as a JSON line each."""
     folder = reader.constants.output_dir
     name, page = os.path.join(folder, 'predictions'), os.path.join(folder, 'report.html')
-    options = {'dataset': files.sogouqa, 'references': references, 'comparison': compared}
+    options = {'dataset': files.dataset, 'references': references, 'comparison': compared}
     joined = predictions.predict_to_file(reader, valid_data, name, shard, page=page, **options)
     if joined:
         print(json.dumps(joined.score))
@@ -504,7 +504,7 @@ def evaluate_best(constants, files, compare_with):
     sogouqa = load_data(files.sogouqa, files, constants)
     references = records.load_references(files, sogouqa)
     _, valid_data = split([], sogouqa, of_reader)
-    compared = load_comparison(compare_with, valid_data, references, files.sogouqa)
+    compared = load_comparison(compare_with, valid_data, references, files.dataset)
     reader, shard = load_trained(constants, files), process.rank_and_world_size()
     score_validation(reader, valid_data, references, files, shard, compared)
 
@@ -526,7 +526,7 @@ def predict(constants, files, line):
         [answer] = reader.answers([asked_for])
         if warnings := reader.warnings(*asked_for, answer):
             log(f'what is asked: {"; ".join(warnings)}')
-        print(as_text(answer, asked_for[1], reader.tokenizer))
+        print(as_text(answer, asked_for[1]))
 
 
 def run_command(line):

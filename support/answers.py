@@ -223,11 +223,12 @@ def _votes(result, question, names):
         token_probs = [] if np.isnan(token_probs).any() else token_probs  # it was not asked
         preferred = names([token for token in preferred if token >= 0])
         vote = Vote(float(no_answer_prob), bool(has_answer), token_probs, preferred)
-        votes[number] = max(votes.get(number, vote), vote, key=_sureness)
+        votes[number] = max(votes.get(number, vote), vote, key=sureness)
     return [*votes.values()]
 
 
-def _sureness(vote):
+def sureness(vote):
+    """Return by what Votes are ranked, the surest has the greatest."""
     was_asked = bool(vote.token_probs)
     return vote.has_answer, was_asked, math.prod(vote.token_probs), -vote.no_answer_prob
 

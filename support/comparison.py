@@ -23,14 +23,14 @@ class Comparison:
     def __init__(self, path, data, references, dataset):
         """Read predictions, a file or its folder, and score them anew.
 
-        data: the records that they must be for, of the paths in dataset; references:
-        {id: Reference}. Raises UserError for anything else.
+        data: the records that they must be for; references: {id: Reference}; dataset: what the
+        records are of. Raises UserError for anything else.
         """
         file = os.path.join(path, 'predictions.jsonl') if os.path.isdir(path) else path
         if not os.path.exists(file):
             cure = 'run eval there to its end, or give another path'
             raise UserError(f'--compare_with={path}: no file {file!r}; {cure}')
-        text, cure = read_text(file), f'compare answers to the questions of {", ".join(dataset)}'
+        text, cure = read_text(file), f'compare answers to the questions of {dataset}'
         lines = text.removesuffix('\n').split('\n')
         found = [_prediction(line, file, i) for i, line in enumerate(lines, 1)]
         self.path, self.made_of = path, _made_of(f'{os.path.splitext(file)[0]}.json', text)

@@ -43,6 +43,11 @@ class Files(collections.namedtuple('Files', [*FILE_NAMES, 'demo'])):
     official_answers, those to the questions of each of sogouqa.
     """
 
+    @property
+    def dataset(self):
+        """What is scored, a str."""
+        return ', '.join(self.sogouqa)
+
 
 def locate_files(constants, command='train'):
     """Return the Files that a command means: the demo's as long as data/ holds no real ones.

@@ -222,7 +222,7 @@ def require_data(train_data, valid_data, files):
         both = ', '.join(dict.fromkeys([*files.webqa, *files.sogouqa]))
         raise UserError(f'{both}: no complete record to train on')
     if not any(map(id_of, valid_data)):  # or it would be noticed after training
-        raise UserError(f'{", ".join(files.sogouqa)}: no record with an id to validate on')
+        raise UserError(f'{files.dataset}: no record with an id to validate on')
 
 
 def dataset_answers(records):
@@ -246,19 +246,19 @@ def load_references(files, records):
     files: paths.Files; records: those of its sogouqa. Raises UserError where an id has no answer,
     or several records have it.
     """
-    datasets, paths = ', '.join(files.sogouqa), ', '.join(files.official_answers)
-    _require_other_ids(datasets, records)
+    paths = ', '.join(files.official_answers)
+    _require_other_ids(files.dataset, records)
     missing = [path for path in files.official_answers if not os.path.isfile(path)]
     if missing:
         beside = f'no {os.path.basename(missing[0])} beside it'
-        log(f'scoring against the answers in {datasets}: {beside}')
+        log(f'scoring against the answers in {files.dataset}: {beside}')
         return dataset_answers(records)
     references = {}
     for path in files.official_answers:
         references.update(load_official_answers(path))
     for record in records:
         if id_of(record) and id_of(record) not in references:
-            lacks = f'lacks the id {id_of(record)!r} of {datasets}'
+            lacks = f'lacks the id {id_of(record)!r} of {files.dataset}'
             raise UserError(f'{paths}: {lacks}; move it elsewhere')
     official = 'official ' * (os.path.basename(paths) == FILE_NAMES['official_answers'])
     log(f'scoring against the {official}answers in {paths}')

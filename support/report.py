@@ -3,117 +3,151 @@
 import base64
 import collections
 import hashlib
+import itertools
 import json
 import math
+import operator
 import os
 import re
 import unicodedata
 
 from evaluate_sogou import norm
 
-from .answers import as_dict
+from .answers import Vote, as_dict, sureness
 from .process import one_line, visible
-from .records import id_of
+from .records import SEPARATORS, id_of
+from .truncation import is_longer
 
 TEMPLATE = os.path.join(os.path.dirname(__file__), 'report.html')
-KINDS = {  # what went wrong, and what that means; the first one that fits
-    'other characters only': 'right but for case, width, punctuation or signs',
-    'no passage held the answer': 'not in the first {} characters of any passage',
-    'too long': 'a right answer and more',
-    'too short': 'a part of a right answer',
-    'no votes': 'it was not asked, or not with these passages',
-    'a passage that holds it left': 'and so did all others that hold it',
-    'outvoted': 'a passage that holds it voted, another answer won',
+SETTINGS = 'vote mode topk no_answer_bias precision max_p_len passage_stride max_q_len max_a_len'
+KINDS = {  # what went wrong, and what that means; the first one that fits, see `_kind_of`
+    'other characters only': 'right but for case, width, accents, punctuation or signs',
+    'not asked': 'it was not asked, or not with these passages',
+    'no passage holds it': 'no right answer stands in any passage',
+    'cut off before it': 'a right answer stands in a passage, behind what is read of it',
+    'found in part, or with more': 'a part of a right answer, or one and more',
+    'all that hold it left': 'every passage that holds a right answer said that it has none',
+    'misread': 'no passage that holds a right answer preferred it where the two part',
+    'outvoted': 'a passage that holds a right answer preferred it, the others had more votes',
 }
+FILTERS = {  # of questions, and what they mean
+    'outcome': dict.fromkeys(['right', 'partly right', 'wrong', 'answered', 'no answer'], ''),
+    'kind': KINDS,
+    'change': dict.fromkeys(['better', 'worse', 'answers differ'], ''),
+}
+# 1,500 and 1.5 are one number each, 2005.6.1 is three
+NUMBER = re.compile(r'(?<![.．])\d+[.．]\d+(?![.．]?\d)|\d{1,3}(?:[,，]\d{3})+(?!\d)|\d+')
+
+
+# ------------------------------------------------------------------------- answers in passages
+
+
+class _Norm(dict):
+    """What `norm` makes of each character, for str.translate: one, or none."""
+
+    def __missing__(self, code):
+        return self.setdefault(code, norm(chr(code)))
+
+
+NORM = _Norm()
+
+
+def places(texts, passage):
+    """Return where texts stand in a passage as the score sees them, a set of (start, end).
+
+    Width, case, punctuation and white space do not count. A number is found as a whole only.
+    texts: iterable of str; passage: str.
+    """
+    plain, kept, found = passage.translate(NORM), None, set()
+    for text in texts:
+        wanted = text.translate(NORM)
+        at = plain.find(wanted) if wanted else -1
+        while at >= 0:
+            kept = kept or [i for i, each in enumerate(passage) if NORM[ord(each)]]
+            start, end = kept[at], kept[at + len(wanted) - 1] + 1
+            if _numbers(passage, start, end) == _numbers(text, 0, len(text)):
+                found.add((start, end))
+            at = plain.find(wanted, at + 1)
+    return found
+
+
+def _numbers(text, start, end):
+    """Return the numbers of which a part stands in text[start:end]."""
+    if not any(map(str.isdecimal, text[start:end])):
+        return []
+    touched = (m for m in NUMBER.finditer(text) if m.start() < end and m.end() > start)
+    return [unicodedata.normalize('NFKC', m[0]).replace(',', '') for m in touched]
+
+
+def pieces_of(passage, given, right=()):
+    """Cut a passage into [piece, mark] pairs; given, right: (start, end) of the answers in it.
+
+    mark: '', 'given', 'right' or 'both'.
+    """
+    if not given and not right:
+        return [[passage, '']]
+    marks = [0] * len(passage)
+    for mark, spans in (1, given), (2, right):
+        for start, end in spans:
+            marks[start:end] = (mark | each for each in marks[start:end])
+    pieces, start = [], 0
+    for mark, same in itertools.groupby(marks):
+        end = start + len([*same])
+        pieces.append([passage[start:end], ('', 'given', 'right', 'both')[mark]])
+        start = end
+    return pieces
 
 
 def by_votes(passages, prediction):
-    """Yield (number, pieces, vote) of each passage, first those that gave most to the answer.
+    """Return (numbers, vote) of each passage, the surest vote first, those that left last.
 
-    Then come those that were not asked about it, last those that left. passages: list of str;
-    prediction: dict, see `predictions.of_records`. Every second one of the pieces is the answer;
-    vote: dict, None where the script asks about other passages.
+    passages: list of str; prediction: dict, see `predictions.of_records`. Passages that are the
+    same, and voted the same, have one entry; vote: dict, None where the script asks about others.
     """
-    votes, text = prediction.get('votes') or [], prediction['text']
-    if len(votes) != len(passages):
-        votes = [None] * len(passages)
-
-    def rank(number):
-        vote = votes[number]
-        if vote is None:
-            return 0, 0
-        if not vote['has_answer']:
-            return 2, vote['no_answer_prob']
-        return (0, -math.prod(vote['token_probs'])) if vote['token_probs'] else (1, 0)
-
-    for number in sorted(range(len(passages)), key=rank):
-        passage, vote = passages[number], votes[number]
-        pieces = re.split(f'({re.escape(text)})', passage) if text else [passage]
-        if vote and number == prediction['passage']:
-            start, end = prediction['start'], prediction['end']
-            pieces = [passage[:start], passage[start:end], passage[end:]]
-        yield number, pieces, vote
+    votes = prediction.get('votes') or []
+    # of others, or of an earlier version
+    if len(votes) != len(passages) or not all({*Vote._fields} <= each.keys() for each in votes):
+        return [([number], None) for number in range(len(passages))]
+    found = {}
+    for number, (passage, vote) in enumerate(zip(passages, votes, strict=True)):
+        same = passage, vote['no_answer_prob'], *vote['token_probs']
+        found.setdefault(same, ([], vote))[0].append(number)
+    return sorted(found.values(), key=lambda each: sureness(Vote(**each[1])), reverse=True)
 
 
-def as_text(answer, passages, tokenizer):
+def _given_in(numbers, vote, passages, prediction):
+    """Return where the given answer stands in equal passages, and where it was taken from."""
+    found = places([prediction['text']], passages[numbers[0]])
+    if vote and prediction['passage'] in numbers:
+        found.add((prediction['start'], prediction['end']))
+    return found
+
+
+def as_text(answer, passages):
     """Return an Answer and the passages in the order of their votes, the answer in brackets.
 
     passages: list of str, what was read of them.
     """
-    tokens, lines = [*tokenizer.ids_to_tokens(answer.token_ids), '[SEP]'], []
+    prediction, lines = as_dict(answer), []
     for number, candidate in enumerate(answer.candidates):
         text, score = visible(candidate.text) or '(none)', candidate.score
         line = f'    or: {text}' if number else f'answer: {text}'
         line += '' if score is None else f' (score {score:.3f})'
         lines.append(line if candidate.finished or not number else f'{line}, not finished')
-    for number, pieces, vote in by_votes(passages, as_dict(answer)):
-        pieces = [*map(visible, pieces)]
+    for numbers, vote in by_votes(passages, prediction):
+        said = f' left: no answer {vote["no_answer_prob"]:.2f}'
         if vote['has_answer']:
-            pairs = zip(tokens, vote['token_probs'], strict=False)  # none where it was not asked
+            pairs = zip(answer.tokens, vote['token_probs'], strict=False)  # or it was not asked
             votes = '  '.join(f'{visible(token)} {prob:.2f}' for token, prob in pairs)
             said = f' votes: {votes}' if votes else ''
-            pieces[1::2] = (f'[{piece}]' for piece in pieces[1::2])
-        else:
-            said = f' left: no answer {vote["no_answer_prob"]:.2f}'
-        lines += [f'passage {number + 1}{said}', f'  {"".join(pieces)}']
+        given = _given_in(numbers, vote, passages, prediction)
+        pieces = pieces_of(passages[numbers[0]], given)
+        text = ''.join(f'[{visible(piece)}]' if mark else visible(piece) for piece, mark in pieces)
+        lines += [f'passage {" = ".join(str(each + 1) for each in numbers)}{said}', f'  {text}']
     return '\n'.join(lines)
 
 
-# ------------------------------------------------------------------------------------------ a page
-
-
-def as_html(cases, references, score, tokenizer, constants, dataset=None, comparison=None):
-    """Return the page of many predictions, HTML in one str without any link to something outside.
-
-    It shows the first `constants.report` of them, and counts all. cases: yields (record, its
-    prediction, the Score of that or None), see `predictions.scored`; references: {id: Reference};
-    score: of all, as it is printed. Both are None where right answers are not known.
-    """
-    read_length = constants.max_p_len - 2  # of a passage, in characters
-    questions, outcomes, kinds = [], collections.Counter(), collections.Counter()
-    for record, prediction, of_it in cases:
-        given = [each['passage'] for each in record.get('passages') or []]
-        passages = [*by_votes(given, prediction)]
-        reference = references[id_of(prediction)] if of_it else None
-        outcome, kind = _outcome_of(prediction, of_it), None
-        if of_it and not of_it.correct:
-            kind = _kind_of(prediction, reference.variants, passages, read_length)
-        outcomes[outcome] += 1
-        kinds[kind] += 1
-        if len(questions) < constants.report:
-            told = _told_of(record, prediction, reference, passages, tokenizer)
-            questions.append({**told, 'outcome': outcome, 'kind': kind})
-    names = [] if score is None else ['right', 'partly right', 'wrong']
-    names += ['answered'] if outcomes['answered'] or score is None else []  # not scored
-    found = [kind for kind in KINDS if kinds[kind]]
-    content = {
-        'total': sum(outcomes.values()),
-        'score': score,
-        'outcomes': [[name, outcomes[name]] for name in (*names, 'no answer')],
-        'kinds': [[kind, KINDS[kind].format(read_length), kinds[kind]] for kind in found],
-        'questions': questions,
-    }
-    return _fill_in(content)
+# ------------------------------------------------------------------------------ what went wrong
 
 
 def _outcome_of(prediction, score):
@@ -124,48 +158,144 @@ def _outcome_of(prediction, score):
     return 'wrong' if score else 'answered'
 
 
-def _kind_of(prediction, variants, passages, read_length):
-    """Return what went wrong, one of KINDS; passages: see `by_votes`."""
-    answer = one_line(prediction['text'])
-    ours, letters = norm(answer), _letters(answer)
+def _why_wrong(prediction, variants, passages, held, tokenizer, constants):
+    """Return what went wrong, one of KINDS, the first that fits, and what the page says of it.
+
+    Where a right answer can be read, `step` is where the answer given
+    parts from it: their first tokens that differ, over the right one with the longest common
+    beginning; the end is the token [SEP]. `expected` are the right tokens there. A passage that
+    holds a right answer and voted chose it if it preferred one of them at that step; with
+    vote = 'answer', where each passage writes by itself, if it also wrote all before it.
+
+    variants: the right answers, str; held: of each passage where they stand, see `places`.
+    """
+    answer, votes = one_line(prediction['text']), prediction.get('votes') or []
+    letters = _letters(answer)
     if letters and letters in map(_letters, variants):
-        return 'other characters only'
-    variants, holding = [*filter(None, map(norm, variants))], []  # votes of those that hold one
-    for _, pieces, vote in passages:
-        text = norm(''.join(pieces)[:read_length])
-        if any(variant in text for variant in variants):
-            holding.append(vote)
-    if not holding:
-        return 'no passage held the answer'
-    if any(variant in ours for variant in variants):
-        return 'too long'
-    if ours and any(ours in variant for variant in variants):
-        return 'too short'
-    if None in holding:
-        return 'no votes'
-    has_answer = any(vote['has_answer'] for vote in holding)
-    return 'outvoted' if has_answer else 'a passage that holds it left'
+        return 'other characters only', {}
+    if 'error' in prediction or len(votes) != len(passages):
+        return 'not asked', {}
+    if not any(held):
+        return 'no passage holds it', {}
+    read = [i for i, spans in enumerate(held) if _is_read(passages[i], spans, tokenizer, constants)]
+    if not read:
+        return 'cut off before it', {}
+    tokens, writes_alone = prediction['tokens'], not prediction['token_votes']
+    right = {_tokens_of(passages[i], *span, tokenizer) for i in read for span in held[i]}
+    same = {each: itertools.takewhile(bool, map(operator.eq, tokens, each)) for each in right}
+    common = {each: sum(beginning) for each, beginning in same.items()}
+    step = max(common.values())
+    nearest = [list(each[: step + 1]) for each in right if common[each] == step]
+    needed = slice(0 if writes_alone else step, step + 1)
+    preferred = [votes[i]['preferred'][needed] for i in read if votes[i]['has_answer']]
+    if places(variants, answer) or any(places([answer], variant) for variant in variants):
+        kind = 'found in part, or with more'
+    elif not preferred:
+        kind = 'all that hold it left'
+    else:
+        chose = any(each[needed] in preferred for each in nearest)
+        kind = 'outvoted' if chose else 'misread'
+    told = {'step': step, 'expected': sorted({each[-1] for each in nearest})}
+    return kind, {**told, 'next_tokens': prediction['next_tokens'][step : step + 1]}
+
+
+def _is_read(passage, spans, tokenizer, constants):
+    """Whether something of a passage is read, in some window; spans: (start, end) of it."""
+    if not spans or constants.passage_stride:
+        return bool(spans)
+    text = re.sub(SEPARATORS, ',', passage[: min(end for _, end in spans)])
+    return not is_longer(text, constants.max_p_len - 2, tokenizer)
+
+
+def _tokens_of(passage, start, end, tokenizer):
+    """Return the tokens of passage[start:end] as they stand there, a tuple that ends in [SEP]."""
+    word = re.search('[^\\W一-鿿]*$', passage[:start])[0]  # it may begin within one
+    skipped = len(tokenizer.encode(word)[0]) - 2
+    text = re.sub(SEPARATORS, ',', word + passage[start:end])
+    return tuple(tokenizer.ids_to_tokens(tokenizer.encode(text)[0])[1 + skipped :])
 
 
 def _letters(text):
     """Return a text's letters and numbers, however they are written."""
-    text = unicodedata.normalize('NFKC', text).casefold()
+    text = unicodedata.normalize('NFKD', text).casefold()
     return ''.join(each for each in text if unicodedata.category(each)[0] in 'LN')
 
 
-def _told_of(record, prediction, reference, passages, tokenizer):
-    """Return what the page says of a question, but how it was judged; passages: see `by_votes`."""
-    names = 'id', 'question', 'text', 'score', 'passage', 'candidates', 'error'
+# ------------------------------------------------------------------------------------------ a page
+
+
+def as_html(cases, references, score, tokenizer, constants, dataset=None, comparison=None):
+    """Return the page of many predictions, HTML in one str without any link to something outside.
+
+    It shows the first `constants.report` of them, and counts all. cases: yields (record, its
+    prediction, the Score of that or None), see `predictions.scored`; references: {id: Reference};
+    score: of all, as it is printed, both None where right answers are not known; dataset: path of
+    the questions; comparison: with other predictions, see comparison.py. Both may be None.
+    """
+    questions, counts = [], collections.Counter()
+    for number, (record, prediction, of_it) in enumerate(cases):
+        passages = [each['passage'] for each in record.get('passages') or []]
+        reference = references[id_of(prediction)] if of_it else None
+        held = [places(reference.variants if of_it else [], passage) for passage in passages]
+        labels, told = [_outcome_of(prediction, of_it)], {}
+        if of_it and not of_it.correct:
+            known = reference.variants, passages, held
+            kind, told = _why_wrong(prediction, *known, tokenizer, constants)
+            labels.append(kind)
+        if comparison:
+            changes, told['other'] = _change_of(number, prediction, passages, comparison)
+            labels += changes
+        counts.update([*labels, 'all'])
+        if len(questions) < constants.report:
+            told.update(_told_of(record, prediction, reference, passages, held), labels=labels)
+            questions.append(_rounded(told))
+    options = vars(constants)
+    content = {
+        'total': counts['all'],
+        'score': score,
+        'run': options.get('output_dir'),
+        'dataset': dataset,
+        'settings': {name: options[name] for name in SETTINGS.split() if name in options},
+        'compared': comparison.line if comparison else None,
+        'filters': {
+            group: [[name, counts[name], some[name]] for name in some if counts[name]]
+            for group, some in FILTERS.items()
+        },
+        'questions': questions,
+    }
+    return _fill_in(content)
+
+
+def _change_of(number, prediction, passages, comparison):
+    """Return [names of filters], and what the page says of the other prediction, perhaps None."""
+    other, score = comparison.others[number]
+    changes = [comparison.outcome(number)]
+    changes += ['answers differ'] if other['text'] != prediction['text'] else []
+    if changes == ['same']:
+        return [], None
+    names = 'text', 'tokens', 'token_votes'
+    told = {**{name: other.get(name) for name in names}, 'labels': [_outcome_of(other, score)]}
+    told['passages'] = [
+        {'numbers': numbers, **(vote or {})} for numbers, vote in by_votes(passages, other)
+    ]
+    return [each for each in changes if each != 'same'], told
+
+
+def _told_of(record, prediction, reference, passages, held):
+    """Return what the page says of a question, but how it was judged; held: see `_why_wrong`."""
+    names = 'id', 'question', 'text', 'score', 'passage', 'tokens', 'token_votes', 'error'
     told = {name: prediction[name] for name in names if name in prediction}
     if reference:
         told.update(gold=reference.answer, variants=reference.variants)
-    told['tokens'] = [*tokenizer.ids_to_tokens(prediction.get('token_ids', [])), '[SEP]']
-    told['passages'] = []
-    for number, pieces, vote in passages:
-        label = record['passages'][number].get('answer')
-        entry = {'number': number + 1, 'pieces': pieces, 'label': label}
+    candidates = prediction.get('candidates', [])
+    told.update(candidates=candidates if len(candidates) > 1 else [], passages=[])
+    for numbers, vote in by_votes(passages, prediction):
+        given = _given_in(numbers, vote, passages, prediction)
+        pieces = pieces_of(passages[numbers[0]], given, held[numbers[0]])
+        labels = (record['passages'][each].get('answer') for each in numbers)
+        entry = {'numbers': numbers, 'pieces': pieces, 'label': next(filter(None, labels), '')}
         told['passages'].append({**entry, **(vote or {})})
-    return _rounded(told)
+    return told
 
 
 def _rounded(value):

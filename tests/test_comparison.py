@@ -62,7 +62,7 @@ def test_question_is_better_or_worse_by_its_final(tmp_path):
     records = write(tmp_path / 'old.jsonl', *old)
     right = dict.fromkeys('abc', Reference('北京', ('北京',)))
     right.update(dict.fromkeys('de', Reference('', ('甲二三四五', '乙二三四'))))
-    compared = Comparison(str(tmp_path / 'old.jsonl'), records, right, ['data'])
+    compared = Comparison(str(tmp_path / 'old.jsonl'), records, right, 'data')
     scores = [
         evaluate_sogou.score_answer(text, right[x]) for text, x in zip(new, 'abcde', strict=False)
     ]
@@ -195,7 +195,7 @@ def test_what_cannot_be_compared_is_one_line_before_anything_is_read(
 def test_nothing_is_compared_where_no_answer_is_right(tmp_path):
     records = write(tmp_path / 'old.jsonl', '北京', '上海')
     for references in None, {}:
-        line = refusal(Comparison, str(tmp_path / 'old.jsonl'), records, references, ['data'])
+        line = refusal(Comparison, str(tmp_path / 'old.jsonl'), records, references, 'data')
         assert 'old.jsonl: no answer is known to be right' in line
 
 
