@@ -9,7 +9,7 @@ import numpy as np
 from evaluate_sogou import UserError
 
 from .files import digest, read_text
-from .predictions import asked, score_of
+from .predictions import contents_of, score_of
 from .process import rank_and_world_size
 
 
@@ -33,21 +33,21 @@ class Comparison:
         text, cure = read_text(file), f'compare answers to the questions of {dataset}'
         lines = text.removesuffix('\n').split('\n')
         found = [_prediction(line, file, i) for i, line in enumerate(lines, 1)]
-        self.path, self.made_of = path, _made_of(f'{os.path.splitext(file)[0]}.json', text)
+        self.path, self.provenance = path, _provenance_of(f'{os.path.splitext(file)[0]}.json', text)
         for i, pair in enumerate(itertools.zip_longest(found, data), 1):
-            theirs, ours = (asked(each)[:2] if each else 'nothing' for each in pair)
+            theirs, ours = (contents_of(each)[:2] if each else 'nothing' for each in pair)
             if theirs != ours:
                 raise UserError(
                     f'{file}: line {i} answers {theirs!s:.99}, not {ours!s:.99}; {cure}'
                 )
-        if self.made_of and self.made_of['questions'] != digest(map(asked, data)):
+        if self.provenance and self.provenance['questions'] != digest(map(contents_of, data)):
             raise UserError(f'{file}: answers from other passages; {cure}')
         self.others = [(prediction, score_of(prediction, references)) for prediction in found]
         if not any(score for _, score in self.others):
             raise UserError(f'{file}: no answer is known to be right, so nothing can be compared')
 
-    def complete(self, scores, made_of):
-        """Compare with new predictions: the Score or None of each, and what they are made of."""
+    def complete(self, scores, provenance):
+        """Compare with new predictions: the Score or None of each, and their `provenance`."""
         pairs = zip(scores, self.others, strict=True)
         self.differences = np.array([_values(new) - _values(other) for new, (_, other) in pairs])
         scored = [i for i, (_, score) in enumerate(self.others) if score]
@@ -56,7 +56,7 @@ class Comparison:
         self.line = {
             'compared_with': self.path, **counts, **intervals(self.differences[scored]),
             'p': binomial_p(counts['better'], counts['worse']),
-            **_differing(self.made_of, made_of),
+            **_differing(self.provenance, provenance),
         }  # fmt: skip
 
     def outcome(self, i):
@@ -81,12 +81,12 @@ def _prediction(line, file, number):
     raise UserError(f'{file}: line {number} is no prediction; give a whole predictions.jsonl')
 
 
-def _made_of(path, text):
-    """Return what predictions, a text, were made of; None where that is not known."""
+def _provenance_of(path, text):
+    """Return the `provenance` of predictions, a text; None where it is not known."""
     try:
-        made_of = json.loads(read_text(path))
+        provenance = json.loads(read_text(path))
         # a kill between the writes of both leaves that of other predictions
-        return made_of if made_of['predictions'] == digest([text]) else None
+        return provenance if provenance['predictions'] == digest([text]) else None
     except (UserError, ValueError, TypeError, LookupError, RecursionError):
         return None
 

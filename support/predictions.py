@@ -70,9 +70,9 @@ def predict_to_file(
     in the first process.
     """
     refuse_others(name, source)
-    made_of = describe(reader, data, dataset)
+    provenance = provenance_of(reader, data)
     script = read_text(inspect.getfile(type(reader)))  # the vote, and whatever else was edited
-    origin = digest([made_of, script, *data])
+    origin = digest([provenance, script, *data])
     rank, world_size = shard
     shards = [Shard(name, k, world_size, data, origin, source) for k in range(world_size)]
     with lock(shards[rank].path):
@@ -84,7 +84,9 @@ def predict_to_file(
             lines[k::world_size] = own if k == rank else each.wait()
         joined = join(scored(data, lines, references), references)
         if comparison:
-            comparison.complete([of_it for *_, of_it in scored(data, lines, references)], made_of)
+            comparison.complete(
+                [of_it for *_, of_it in scored(data, lines, references)], provenance
+            )
         write_durably(f'{name}.tsv', joined.tab_separated)
         for warning in cut_off('answers', joined.are_cut, 'max_a_len', reader.constants):
             log(f'{name}.tsv: {warning}')
@@ -97,26 +99,25 @@ def predict_to_file(
             log(f'{page}: removed, as it was of earlier answers; --report=1000 makes another')
         # last: a run that is interrupted before may still be compared with the earlier ones
         text = b''.join(lines).decode()
-        made_of['predictions'] = digest([text])
-        write_durably(f'{name}.json', json.dumps(made_of, ensure_ascii=False, indent=4) + '\n')
+        provenance.update(dataset=dataset, predictions=digest([text]))
+        write_durably(f'{name}.json', json.dumps(provenance, ensure_ascii=False, indent=4) + '\n')
         write_durably(f'{name}.jsonl', text)
         for path in shards_of(name):
             os.remove(path)
     return joined
 
 
-def describe(reader, data, dataset):
-    """Return what predictions are made of, a dict; dataset: the paths of data."""
+def provenance_of(reader, data):
+    """Return what predictions for records are made of, a dict that JSON can hold."""
     return {
         'constants': {**fixed(reader.constants), 'epochs': reader.constants.epochs},
         'weights': digest(reader.model.weights),
-        'dataset': dataset,
-        'questions': digest(map(asked, data)),
+        'questions': digest(map(contents_of, data)),
     }
 
 
-def asked(record):
-    """Return what of a record is asked: id, question and passages."""
+def contents_of(record):
+    """Return the id, the question and the passages of a record, or what it has of them."""
     passages = [each['passage'] for each in record.get('passages') or []]
     return [id_of(record), record.get('question'), passages]
 
