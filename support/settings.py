@@ -203,7 +203,7 @@ DEMO = (
 )
 DEMO_BERT = (
     'data/ holds no BERT, so this is the one of the demo, of very few weights. For the real thing '
-    'put a Chinese BERT there, see data/README.md.'
+    'put a Chinese BERT there, or name one by checkpoint_path, see data/README.md.'
 )
 
 
