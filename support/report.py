@@ -161,11 +161,11 @@ def _outcome_of(prediction, score):
 def _why_wrong(prediction, variants, passages, held, tokenizer, constants):
     """Return what went wrong, one of KINDS, the first that fits, and what the page says of it.
 
-    Where a right answer can be read, `step` is where the answer given
-    parts from it: their first tokens that differ, over the right one with the longest common
-    beginning; the end is the token [SEP]. `expected` are the right tokens there. A passage that
-    holds a right answer and voted chose it if it preferred one of them at that step; with
-    vote = 'answer', where each passage writes by itself, if it also wrote all before it.
+    Where a right answer can be read, `step` is where the answer given parts from it: their first
+    tokens that differ, over the right one with the longest common beginning; the end is the token
+    [SEP]. `expected` are the right tokens there. A passage that holds a right answer and voted
+    chose it if it preferred one of them at that step; with vote = 'answer', where each passage
+    writes by itself, if it also wrote all before it.
 
     variants: the right answers, str; held: of each passage where they stand, see `places`.
     """
