@@ -55,18 +55,21 @@ NORM = _Norm()
 def places(texts, passage):
     """Return where texts stand in a passage as the score sees them, a set of (start, end).
 
-    Width, case, punctuation and white space do not count. A number is found as a whole only.
-    texts: iterable of str; passage: str.
+    Width, case, punctuation and white space do not count, but belong to it at its ends where they
+    are the same. A number is found as a whole only. texts: iterable of str; passage: str.
     """
     plain, kept, found = passage.translate(NORM), None, set()
     for text in texts:
-        wanted = text.translate(NORM)
+        wanted, ignored = text.translate(NORM), [not NORM[ord(each)] for each in text]
+        before = text[: len([*itertools.takewhile(bool, ignored)])]
+        after = text[len(text) - len([*itertools.takewhile(bool, reversed(ignored))]) :]
         at = plain.find(wanted) if wanted else -1
         while at >= 0:
             kept = kept or [i for i, each in enumerate(passage) if NORM[ord(each)]]
             start, end = kept[at], kept[at + len(wanted) - 1] + 1
             if _numbers(passage, start, end) == _numbers(text, 0, len(text)):
-                found.add((start, end))
+                start -= len(before) * passage[:start].endswith(before)
+                found.add((start, end + len(after) * passage.startswith(after, end)))
             at = plain.find(wanted, at + 1)
     return found
 
