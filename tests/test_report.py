@@ -235,7 +235,8 @@ def test_votes_are_those_on_these_passages():
         ('ＢＢc', 'a bB。C bbc', ['bB。C', 'bbc']), ('甲,乙', '甲、 乙；甲乙', ['甲、 乙', '甲乙']),
         ('5', '5，15，1.5，1,500，5', ['5', '5']), ('1500', '１，５００元', ['１，５００']),
         ('15', '1.5', []), ('6', '2005.6.1', ['6']), ('5', '在5.', ['5']), ('，', '，', []),
-        ('aa', 'aaa', ['aa', 'aa']), ('十', '𠮷十İ', ['十']), ('《甲》', '《甲》、甲》', ['《甲》', '甲》']),
+        ('aa', 'aaa', ['aa', 'aa']), ('十', '𠮷十İ', ['十']),
+        ('《甲》', '《甲》、甲》', ['《甲》', '甲》']),  # what does not count belongs to it too
     ],
 )  # fmt: skip
 def test_places_are_where_the_score_sees_a_text(text, passage, found):
@@ -600,7 +601,7 @@ def test_hostile_data_is_text(show):
     assert page.texts('.passage') == [
         '[U+202E]<img src=x onerror=alert(1)>[U+0000][U+0009][U+200F]<b>粗</b>[U+D842]', 'שלום 1'
     ]  # fmt: skip
-    assert page.texts('.passage mark')[1] == 'b'  # <b>, as the score sees it
+    assert page.texts('.passage mark')[1] == '<b>'
     shown = '</script><!--<script>alert(1)</script>&lt;{{data}}{{policy}}"\'[U+2028][U+202E]'
     assert page.texts('.row > span:nth-child(2)') == [f'{shown}[U+0000][U+D842]']
     assert page.run('return document.querySelectorAll("script, img, .passage b").length') == 2
