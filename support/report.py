@@ -78,7 +78,9 @@ def _numbers(text, start, end):
     """Return the numbers of which a part stands in text[start:end]."""
     if not any(map(str.isdecimal, text[start:end])):
         return []
-    touched = (m for m in NUMBER.finditer(text) if m.start() < end and m.end() > start)
+    first, last = max(start - 50, 0), end + 50  # or many numbers would take minutes
+    found = NUMBER.finditer(text[first:last])
+    touched = (m for m in found if m.start() < end - first and m.end() > start - first)
     return [unicodedata.normalize('NFKC', m[0]).replace(',', '') for m in touched]
 
 
