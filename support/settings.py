@@ -20,7 +20,7 @@ from evaluate_sogou import UserError
 from .files import read_text
 from .paths import DATA, locate_files
 from .process import Parser, exit_status, log, prepare_process, require_packages
-from .trained import READER, TRAINING, check_names, trained_constants
+from .trained import QUESTIONS, READER, TRAINING, check_names, trained_constants
 
 # --------------------------------------------------------------------------------------- the types
 
@@ -227,7 +227,9 @@ def configure(constants, overrides, command='train'):
         if os.path.realpath(folder) != os.path.realpath(chosen.output_dir):
             notes.append(f'the trained reader is read from {folder}, where nothing is written')
         reader = os.path.join(folder, READER)
-        why, values = f'by {reader}', trained_constants(reader, chosen, check, command)
+        scores_its_own = command == 'eval' and not overrides.keys() & {*QUESTIONS}
+        values = trained_constants(reader, chosen, check, scores_its_own)
+        why = f'by {reader}'
         files = locate_files(dataclasses.replace(chosen, **values), command)
     elif files.demo:
         demo = json.loads(read_text(os.path.join(DATA, 'demo', 'constants.json'))).items()

@@ -83,12 +83,12 @@ def describe(folder, sizes, tokens, constants, files, packages):
         write_durably(os.path.join(folder, name), f'{text}\n')
 
 
-def trained_constants(path, constants, check, command):
+def trained_constants(path, constants, check, with_questions):
     """Return {name: value} of the constants that are by a reader.json; {} where there is none.
 
-    Those are the ones in TRAINED and TRAINING and, for `eval`, the one of QUESTIONS that decides,
-    unless it is given. check: raises UserError for an object like `constants` with values that are
-    not allowed. Raises UserError where it is not as `describe` wrote it.
+    Those are the ones in TRAINED and TRAINING and, with_questions, the one of QUESTIONS that
+    decides, unless the script names it. check: raises UserError for an object like `constants` with
+    values that are not allowed. Raises UserError where it is not as `describe` wrote it.
     """
     if not os.path.exists(path):
         return {}
@@ -96,7 +96,7 @@ def trained_constants(path, constants, check, command):
     try:
         written = json.loads(text)['constants']
         trained = {name: written[name] for name in TRAINED + TRAINING if name in written}
-        for name in QUESTIONS if command == 'eval' else ():
+        for name in QUESTIONS if with_questions else ():
             own, value = getattr(constants, name), written.get(name, 'auto')
             if own != 'auto' or value != 'auto':
                 trained.update({name: value} if own == 'auto' else {})

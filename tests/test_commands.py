@@ -278,7 +278,7 @@ def test_best_weights_are_kept_by_best_by(script, monkeypatch, best_by, kept):
          f'{BEST}: trained with others than .*/config.json and .*/vocab.txt; take the files'),
         ('train --train_data=no.json --valid_data=FOLDER/WebQA.json', {},
          r'missing: no.json \(named by train_data\); check the path, or give another$'),
-        ('eval', {'output/reader.json': {'constants': {'valid_data': '/x/dev.json'}}},
+        ('eval --valid_data=/x/dev.json', {},
          r'missing: /x/dev.json \(named by valid_data\); check the path, or give another$'),
         ('eval', {'SogouQA.json': None}, r'missing: FOLDER/SogouQA.json \(named by data_dir\); '),
         ('eval', {BEST: None}, f'missing: .*{BEST}; run train first'),

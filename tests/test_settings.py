@@ -225,12 +225,12 @@ READERS = 'b.json', 'a.json', 'data'  # valid_data, train_data and data_dir of a
         (('auto', 'auto', 'data'), {}, {'data_dir': 'data'}),
         (('auto',) * 3, {}, {}),
         ((), {}, {}),  # of an earlier version
-        # what decides is given; what does not is no reason to leave the other
+        # what is given counts, also 'auto', and nothing beside it
         (READERS, {'valid_data': 'c.json'}, {}),
         (('auto', *READERS[1:]), {'valid_data': 'c.json'}, {}),
         (('auto', 'auto', 'data'), {'train_data': 'c.json'}, {}),
-        (READERS, {'data_dir': 'c', 'train_data': 'd.json'}, {'valid_data': 'b.json'}),
-        (('auto', *READERS[1:]), {'data_dir': 'c'}, {'train_data': 'a.json'}),
+        (READERS, {'data_dir': 'c', 'train_data': 'd.json'}, {}),
+        (('auto', *READERS[1:]), {'data_dir': 'c'}, {}),
     ],
 )
 def test_eval_takes_the_questions_of_its_reader_unless_given(
@@ -255,6 +255,14 @@ def test_eval_takes_the_questions_of_its_reader_unless_given(
         assert not meant or files.sogouqa == [meant]
         is_demo = not {*expected} & {'valid_data', 'train_data', 'data_dir'}
         assert (settings.DEMO in notes) == (command == 'eval' and is_demo)
+
+
+def test_data_of_the_reader_can_be_put_aside(script, tmp_path):
+    """By 'auto' too, which is what the script has anyway; else trained questions are scored."""
+    write_json(tmp_path / 'reader.json', {'constants': {'train_data': 'a.json'}})
+    given = {'output_dir': str(tmp_path), 'train_data': 'auto'}
+    constants, files, _ = configure(script.Constants, given, 'eval')
+    assert constants.train_data == 'auto' and files.demo and 'a.json' not in files.sogouqa
 
 
 def test_name_that_no_constant_has_is_refused_from_python_too(script):
