@@ -504,6 +504,7 @@ def evaluate_best(constants, files, compare_with):
     sogouqa = load_data(files.sogouqa, files, constants)
     references = records.load_references(files, sogouqa)
     _, valid_data = split([], sogouqa, of_reader)
+    records.require_left_out(of_reader, valid_data)
     compared = load_comparison(compare_with, valid_data, references, files.dataset)
     reader, shard = load_trained(constants, files), process.rank_and_world_size()
     score_validation(reader, valid_data, references, files, shard, compared)

@@ -8,9 +8,13 @@ import numpy as np
 
 from evaluate_sogou import UserError
 
+from .answers import Answer, Vote
 from .files import digest, read_text
 from .predictions import contents_of, score_of
 from .process import rank_and_world_size
+from .records import id_of
+
+SHOWN = 'id', 'question', 'text'  # of any prediction
 
 
 class Comparison:
@@ -35,7 +39,7 @@ class Comparison:
         found = [_prediction(line, file, i) for i, line in enumerate(lines, 1)]
         self.path, self.provenance = path, _provenance_of(f'{os.path.splitext(file)[0]}.json', text)
         for i, pair in enumerate(itertools.zip_longest(found, data), 1):
-            theirs, ours = (contents_of(each)[:2] if each else 'nothing' for each in pair)
+            theirs, ours = (_asked(each) if each else 'nothing' for each in pair)
             if theirs != ours:
                 raise UserError(
                     f'{file}: line {i} answers {theirs!s:.99}, not {ours!s:.99}; {cure}'
@@ -74,11 +78,18 @@ def load_comparison(path, *given):
 def _prediction(line, file, number):
     try:
         prediction = json.loads(line)
-        if {'id', 'question', 'text'} <= {*prediction} and isinstance(prediction['text'], str):
-            return prediction
+        if {*SHOWN} <= {*prediction} and isinstance(prediction['text'], str):
+            is_ours = {*Answer._fields} <= {*prediction}
+            is_ours &= all({*Vote._fields} == {*vote} for vote in prediction.get('votes', []))
+            # of an earlier version, or another's: its votes cannot be shown
+            return prediction if is_ours else {name: prediction[name] for name in SHOWN}
     except (ValueError, TypeError, RecursionError):
         pass
     raise UserError(f'{file}: line {number} is no prediction; give a whole predictions.jsonl')
+
+
+def _asked(record):
+    return [id_of(record), record.get('question')]
 
 
 def _provenance_of(path, text):
@@ -86,7 +97,9 @@ def _provenance_of(path, text):
     try:
         provenance = json.loads(read_text(path))
         # a kill between the writes of both leaves that of other predictions
-        return provenance if provenance['predictions'] == digest([text]) else None
+        is_whole = isinstance(provenance['constants'], dict) and 'weights' in provenance
+        is_whole &= 'questions' in provenance and provenance['predictions'] == digest([text])
+        return provenance if is_whole else None
     except (UserError, ValueError, TypeError, LookupError, RecursionError):
         return None
 

@@ -190,8 +190,11 @@ def require(*paths, constants=None, cure=None):
         by = {os.path.join(constants.data_dir, name): 'data_dir' for name in FILE_NAMES.values()}
         by.update(dict.fromkeys(constants.train_data.split(','), 'train_data'))
         by[constants.valid_data] = 'valid_data'
+        if constants.checkpoint_path in missing:  # the rest of that BERT was sought elsewhere then
+            missing = [constants.checkpoint_path]
+            by[constants.checkpoint_path] = 'checkpoint_path'
     listed = [f'{path} (named by {by[path]})' if path in by else path for path in missing]
-    if {*map(by.get, missing)} <= {'train_data', 'valid_data'}:
+    if {*map(by.get, missing)} <= {'train_data', 'valid_data', 'checkpoint_path'}:
         cure = 'check the path, or give another'
     lines = [f'missing: {", ".join(listed)}']
     lines.append(cure or 'data/README.md says where to download it, or check the path')

@@ -12,9 +12,10 @@ import typing
 
 from evaluate_sogou import Reference, UserError, load_official_answers
 
-from .files import read_text, write_durably
+from .files import digest, read_text, write_durably
 from .paths import DATA, FILE_NAMES, is_lasting
 from .process import log, rank_and_world_size
+from .trained import READER
 
 SEPARATORS = '[ 、；，]'  # each is read as a comma, see `unify_separators` of the script
 # as some public files have it
@@ -211,9 +212,29 @@ def saved_order(path, drawn):
         if sorted(order) != sorted(drawn):
             raise ValueError
     except (ValueError, TypeError, RecursionError):
-        cure = 'delete it or change output_dir'
+        cure = 'take the data that it was drawn for, or another output_dir'
         raise UserError(f'{path}: no order of {len(drawn)} records; {cure}') from None
     return order
+
+
+def questions_digest(records):
+    """Return the digest of the ids and questions of records, in their order."""
+    return digest([id_of(record), record.get('question')] for record in records)
+
+
+def require_left_out(constants, valid_data):
+    """Raise UserError where questions split off are not those that its training left out.
+
+    constants: their `output_dir` is the reader's. With another order of records, say, most of them
+    were trained on.
+    """
+    path = os.path.join(constants.output_dir, READER)
+    if constants.valid_data != 'auto' or not os.path.exists(path):
+        return
+    left_out = json.loads(read_text(path)).get('left_out', None)
+    if left_out not in (None, questions_digest(valid_data)):
+        what = 'the data is not that of its training, whose questions it would be scored on'
+        raise UserError(f'{path}: {what}; take that, or give other questions as valid_data')
 
 
 def require_data(train_data, valid_data, files):
@@ -222,7 +243,8 @@ def require_data(train_data, valid_data, files):
         both = ', '.join(dict.fromkeys([*files.webqa, *files.sogouqa]))
         raise UserError(f'{both}: no complete record to train on')
     if not any(map(id_of, valid_data)):  # or it would be noticed after training
-        raise UserError(f'{files.dataset}: no record with an id to validate on')
+        what = f'none of the {len(valid_data)} records to validate on has an id'
+        raise UserError(f'{files.dataset}: {what}')
 
 
 def dataset_answers(records):

@@ -36,7 +36,8 @@ FILTERS = {  # of questions, and what they mean
     'change': dict.fromkeys(['better', 'worse', 'answers differ'], ''),
 }
 # 1,500 and 1.5 are one number each, 2005.6.1 is three
-NUMBER = re.compile(r'(?<![.．])\d+[.．]\d+(?![.．]?\d)|\d{1,3}(?:[,，]\d{3})+(?!\d)|\d+')
+THOUSANDS = r'\d{1,3}(?:,\d{3})+(?!\d)|[０-９]{1,3}(?:，[０-９]{3})+(?![０-９])'
+NUMBER = re.compile(rf'(?<![.．])\d+[.．]\d+(?![.．]?\d)|{THOUSANDS}|\d+')
 
 
 # ------------------------------------------------------------------------- answers in passages
@@ -109,9 +110,8 @@ def by_votes(passages, prediction):
     passages: list of str; prediction: dict, see `predictions.of_records`. Passages that are the
     same, and voted the same, have one entry; vote: dict, None where the script asks about others.
     """
-    votes = prediction.get('votes') or []
-    # of others, or of an earlier version
-    if len(votes) != len(passages) or not all({*Vote._fields} <= each.keys() for each in votes):
+    votes = prediction.get('votes', [])
+    if len(votes) != len(passages):
         return [([number], None) for number in range(len(passages))]
     found = {}
     for number, (passage, vote) in enumerate(zip(passages, votes, strict=True)):
@@ -243,7 +243,8 @@ def as_html(cases, references, score, tokenizer, constants, dataset=None, compar
         reference = references[id_of(prediction)] if of_it else None
         held = [places(reference.variants if of_it else [], passage) for passage in passages]
         labels, told = [_outcome_of(prediction, of_it)], {}
-        if of_it and not of_it.correct:
+        is_rightly_silent = of_it and not prediction['text'] and not any(reference.variants)
+        if of_it and not of_it.correct and not is_rightly_silent:
             known = reference.variants, passages, held
             kind, told = _why_wrong(prediction, *known, tokenizer, constants)
             labels.append(kind)

@@ -19,6 +19,7 @@ from evaluate_sogou import UserError
 from . import bert, files, trained
 from .keras2 import bert4keras, keras, tf
 from .process import first_line, is_terminal, log, rank_and_world_size, takes_signals
+from .records import questions_digest
 from .training import Batches
 
 # what may come of a damaged backup
@@ -144,7 +145,13 @@ class Run:
             raise UserError(f'{constants.output_dir}: {what}; share it among them')
         if self.is_chief:
             folder, packages = constants.output_dir, [tf, keras, bert4keras, np]
-            trained.describe(folder, *bert.describe(used), constants, used, packages)
+            # a complete training that is run again with fewer epochs stays what it is
+            epochs = max(constants.epochs, len(self.state.log))
+            kept, left_out = (
+                dataclasses.replace(constants, epochs=epochs),
+                questions_digest(valid_data),
+            )
+            trained.describe(folder, *bert.describe(used), kept, used, packages, left_out)
         log(f'{len(train_data)} questions to train on, {len(valid_data)} to validate')
 
     def mean_of_workers(self, number):

@@ -56,11 +56,12 @@ def unusable(path, what, cure):
     return UserError(f'{path}: {what}; {AGAIN if is_reader(path) else cure}')
 
 
-def describe(folder, sizes, tokens, constants, files, packages):
+def describe(folder, sizes, tokens, constants, files, packages, left_out=None):
     """Write all but the weights of a trained reader.
 
     sizes: of its BERT, a dict with Hugging Face's names; tokens: of its vocabulary, a list of str.
-    In reader.json stand the constants, the files used, and the versions of these packages.
+    In reader.json stand the constants, the files used, the versions of these packages, and
+    left_out, a digest of the questions that are not trained on, if it is given.
     """
     config = {
         'model_type': 'bert', 'architectures': ['BertForMaskedLM'], 'tie_word_embeddings': True,
@@ -76,6 +77,7 @@ def describe(folder, sizes, tokens, constants, files, packages):
             paths = kept[name].split(',') if name == 'train_data' else [kept[name]]
             kept[name] = ','.join(map(os.path.abspath, paths))
     used = {'constants': kept, 'files': files._asdict(), 'versions': versions}
+    used['left_out'] = left_out
     write_durably(os.path.join(folder, VOCABULARY), ''.join(f'{token}\n' for token in tokens))
     contents = (CONFIG, config), ('tokenizer_config.json', tokenizer), (READER, used)
     for name, content in contents:
@@ -102,7 +104,7 @@ def trained_constants(path, constants, check, with_questions):
                 trained.update({name: value} if own == 'auto' else {})
                 break
         check(dataclasses.replace(constants, **trained))
-    except (UserError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (UserError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         what = f'not what train writes ({type(error).__name__}: {error})'
         raise UserError(f'{path}: {what}; {AGAIN}') from None
     return trained

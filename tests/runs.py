@@ -166,8 +166,9 @@ def built_once(script):
     def kept(key, make, *given):
         if key not in BUILT:
             found = make(*given)
-            BUILT[key] = found, [(each, each.numpy()) for each in variables_of(found)]
-        found, first = BUILT[key]
+            first = [(each, each.numpy()) for each in variables_of(found)]
+            BUILT[key] = found, first, given  # which stays, or its id might become another's
+        found, first, _ = BUILT[key]
         for variable, value in first:
             variable.assign(value)
         return found

@@ -219,6 +219,8 @@ def test_train_says_what_it_does_and_eval_agrees(first_training, trained, on_sma
     assert not page.exists()  # or it would be of other answers
     # without its question a record has no answer, which counts as wrong
     write_json(trained / ORDER, [*range(6)])
+    reader = read_json(trained / 'output' / 'reader.json')
+    write_json(trained / 'output' / 'reader.json', {**reader, 'left_out': None})  # not known
     lacking = [record(f'S{i}', None) for i in range(5)]
     write_json(trained / 'SogouQA.json', [*lacking, record('S5')])
     status, out, err = on_small('eval')
@@ -265,7 +267,7 @@ def test_best_weights_are_kept_by_best_by(script, monkeypatch, best_by, kept):
     [
         ('train', {'WebQA.json': '[{"id": "W1",'}, r'WebQA.json: not JSON \('),
         ('train --checkpoint_path=no.ckpt', {'SogouQA.json': None},
-         r'missing: .*/SogouQA.json \(named by data_dir\), no.ckpt; data/README.md says where to'),
+         r'missing: no.ckpt \(named by checkpoint_path\); check the path, or give another$'),
         ('train', {'vocab.txt': 'a\n'}, r'vocab.txt: lacks \[PAD\], \[UNK\], \[CLS\], \[SEP\]'),
         (f'train --checkpoint_path=FOLDER/{BEST} --max_q_len=400', {},
          '660 tokens are to be read; lower max_p_len'),
@@ -312,6 +314,13 @@ def test_mistake_is_one_line_that_names_place_and_cure(trained, on_small, comman
     after = contents(trained)
     assert before.items() <= after.items()
     assert {path.name for path in after.keys() - before} <= {'random_order.json', 'train.lock'}
+
+
+def test_questions_that_were_trained_on_are_not_scored(trained, on_small):
+    """In another order of the records most of those split off were."""
+    write_json(trained / 'SogouQA.json', read_json(trained / 'SogouQA.json')[::-1])
+    status, out, err = on_small('eval')
+    assert (status, out) == (2, '') and 'the data is not that of its training' in err
 
 
 def test_training_goes_on_from_the_weights_of_a_trained_reader(script, trained):

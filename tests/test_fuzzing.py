@@ -306,7 +306,7 @@ ROWS = [  # a file, its bytes or what is done to them, what is said, '' where it
         (lambda sound: sound.replace(b'[32, 16]', b'[16, 32]'), ' means (16, 32)')]),
     (f"reader's {BEST}", lambda sound: re.sub(b'(?<="bert": ")..', b'??', sound),
      'beside it, or copy it again'),
-    *(('random order', json.dumps(order), 'no order of 12 records; delete it') for order in [
+    *(('random order', json.dumps(order), 'no order of 12 records; take the data') for order in [
         ORDER[:11], [*ORDER, 12], [0, *ORDER[:11]], [0.0, *ORDER[1:]], [*ORDER[2:], 2, 3],
         ['0'], [*ORDER[:11], '11'], 7]),
     *(("reader's reader.json", f'{{"constants": {wrong}}}', 'not what train writes') for wrong in [

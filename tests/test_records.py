@@ -244,7 +244,8 @@ def test_no_record_to_train_on_or_no_id_to_validate_on_is_refused():
     assert message == 'WebQA.json, SogouQA.json: no complete record to train on'
     for valid_data in [], [{'passages': []}, {'id': None, 'question': '谁'}]:
         message = refusal(records.require_data, [record('a')], valid_data, FILES)
-        assert message == 'SogouQA.json: no record with an id to validate on'
+        what = f'none of the {len(valid_data)} records to validate on has an id'
+        assert message == f'SogouQA.json: {what}'
         records.require_data([record('a')], [*valid_data, {'id': 'b'}], FILES)
 
 
