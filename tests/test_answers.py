@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from support.answers import (
     Hypothesis,
     Question,
+    Vote,
     as_dict,
     describe,
     find_span,
     score_of,
     search_result,
+    sureness,
     without_invisible,
 )
 
@@ -92,6 +94,13 @@ def test_votes_are_in_the_order_of_the_passages(described, silent, token_probs, 
     assert [vote.no_answer_prob for vote in answer.votes] == [0.0, 0.125, 0.25, 0.375]
     assert [vote.has_answer for vote in answer.votes] == [i not in silent for i in range(4)]
     assert [vote.token_probs for vote in answer.votes] == given
+
+
+def test_window_that_wrote_the_answer_stands_for_its_passage():
+    """Not one that was never asked, which has no probabilities to multiply."""
+    wrote, other = Vote(0.1, True, [0.2, 0.9], ['北', '[SEP]']), Vote(0.0, True, [], ['京'])
+    left = Vote(0.9, False, [], [])
+    assert sorted([other, left, wrote], key=sureness) == [left, other, wrote]
 
 
 def test_answer_is_its_first_candidate_and_fits_json(described):
